@@ -4,15 +4,18 @@
 //!
 //! No other file of this crate declares a C item.
 
-#![expect(
+// `allow`, as what bindgen writes differs between kernels.
+#![allow(
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
     missing_docs,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
-    clippy::undocumented_unsafe_blocks,
-    clippy::missing_safety_doc
+    unused_imports
 )]
-#![allow(dead_code, unused_imports, clippy::all)]
 
 pub use kernel::bindings::*;
 

@@ -9,6 +9,7 @@
 #include <linux/kprobes.h>
 #include <linux/memory.h>
 #include <linux/tick.h>
+#include <generated/utsrelease.h>
 #include <asm/nmi.h>
 #include <asm/pgtable_64_types.h>
 
@@ -25,4 +26,5 @@ static const unsigned long DEFERRED_FLUSH_MEM_OFFLINE = MEM_OFFLINE;
 static const unsigned long DEFERRED_FLUSH_MEM_CANCEL_OFFLINE = MEM_CANCEL_OFFLINE;
 static const unsigned int DEFERRED_FLUSH_KPROBE_DISABLED = KPROBE_FLAG_DISABLED;
 static const unsigned int DEFERRED_FLUSH_KPROBE_FTRACE = KPROBE_FLAG_FTRACE;
+static const unsigned long DEFERRED_FLUSH_KSYM_SYMBOL_LEN = KSYM_SYMBOL_LEN;
 static const unsigned long DEFERRED_FLUSH_NMI_FLAG_FIRST = NMI_FLAG_FIRST;

@@ -32,10 +32,10 @@ use core::sync::atomic::{
 };
 
 /// A flush is owed to this CPU.
-pub const PENDING: u32 = 1 << 0;
+pub(crate) const PENDING: u32 = 1 << 0;
 
 /// This CPU took [`PENDING`] and has not finished the flush yet.
-pub const FLUSHING: u32 = 1 << 1;
+pub(crate) const FLUSHING: u32 = 1 << 1;
 
 /// A CPU's deferred-flush bitmask.
 ///
@@ -48,11 +48,11 @@ pub const FLUSHING: u32 = 1 << 1;
 ///   [`Verdict::Deferred`] for it has been followed by a full flush there, or the owner has not
 ///   left the quiet state since.
 #[repr(transparent)]
-pub struct Word(AtomicU32);
+pub(crate) struct Word(AtomicU32);
 
 impl Word {
     /// A word with nothing owed.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicU32::new(0))
     }
 
@@ -60,12 +60,12 @@ impl Word {
     ///
     /// Any context, noinstr included.
     #[inline(always)]
-    pub fn is_clear(&self) -> bool {
+    pub(crate) fn is_clear(&self) -> bool {
         self.0.load(Relaxed) == 0
     }
 
     /// The raw value, for the views.
-    pub fn value(&self) -> u32 {
+    pub(crate) fn value(&self) -> u32 {
         self.0.load(Relaxed)
     }
 
@@ -77,7 +77,7 @@ impl Word {
     ///
     /// Any context with interrupts off, noinstr included.
     #[inline(always)]
-    pub fn receive(&self, flush: impl FnOnce()) {
+    pub(crate) fn receive(&self, flush: impl FnOnce()) {
         #[cfg(not(variant = "flush_before_exchange"))]
         {
             self.0.swap(FLUSHING, SeqCst);
@@ -97,32 +97,32 @@ impl Word {
     /// Forgets what is owed to a CPU that is offline: bring-up flushes its whole TLB.
     ///
     /// The caller holds off CPU hotplug.
-    pub fn reset_offline(&self) {
+    pub(crate) fn reset_offline(&self) {
         self.0.store(0, SeqCst);
     }
 }
 
 /// What the state word of context tracking looks like on the running kernel.
 #[derive(Clone, Copy)]
-pub struct StateLayout {
+pub(crate) struct StateLayout {
     /// `CT_STATE_MASK | CT_RCU_WATCHING`.
-    pub mask: u32,
+    pub(crate) mask: u32,
     /// `CT_STATE_USER`.
-    pub user: u32,
+    pub(crate) user: u32,
 }
 
 impl StateLayout {
     /// Whether a CPU with this state is in user mode with no NMI running on it.
     ///
     /// An NMI from user mode sets the watching bit and leaves the state at user.
-    pub const fn is_quiet(self, state: u32) -> bool {
+    pub(crate) const fn is_quiet(self, state: u32) -> bool {
         state & self.mask == self.user
     }
 }
 
 /// What a sender decided for one CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The CPU flushes before it uses a kernel mapping again; do not interrupt it.
     Deferred,
     /// The CPU is not in user mode: interrupt it.
@@ -134,7 +134,7 @@ pub enum Verdict {
 /// The sender's first barrier: between the caller's page-table changes and the first look at any
 /// CPU's state.
 #[inline]
-pub fn sender_barrier() {
+pub(crate) fn sender_barrier() {
     fence(SeqCst);
 }
 
@@ -143,7 +143,7 @@ pub fn sender_barrier() {
 /// `is_quiet` reads the CPU's state anew on each call. The caller ran [`sender_barrier`] after its
 /// last page-table change.
 #[inline]
-pub fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool) -> Verdict {
+pub(crate) fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool) -> Verdict {
     #[cfg(not(any(variant = "no_first_check", variant = "flush_before_exchange")))]
     if !is_quiet() {
         return Verdict::NotQuiet;
@@ -171,7 +171,7 @@ pub fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool) -> Ver
 /// Why nothing may be deferred. Reasons add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// The mode is not `on`, or is being left.
     Mode = 1 << 0,
     /// Somebody wrote to watched code.
@@ -189,28 +189,28 @@ const GENERATION: u64 = REASONS + 1;
 ///
 /// The low eight bits are the [`Reason`]s in force; the rest counts writes to watched code. A
 /// resume that raced with such a write therefore fails its compare-and-exchange.
-pub struct Blocked(AtomicU64);
+pub(crate) struct Blocked(AtomicU64);
 
 impl Blocked {
     /// Blocked, as the mode starts as off.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(AtomicU64::new(Reason::Mode as u64))
     }
 
     /// Whether any reason is in force.
     #[inline]
-    pub fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.0.load(Relaxed) & REASONS != 0
     }
 
     /// Whether this reason is in force.
-    pub fn has(&self, reason: Reason) -> bool {
+    pub(crate) fn has(&self, reason: Reason) -> bool {
         self.0.load(Relaxed) & reason as u64 != 0
     }
 
     /// Adds a reason and returns whether it is new. The caller drains afterwards; the barrier that
     /// stands between the two is here.
-    pub fn block(&self, reason: Reason) -> bool {
+    pub(crate) fn block(&self, reason: Reason) -> bool {
         let old = self.0.fetch_or(reason as u64, SeqCst);
         fence(SeqCst);
         old & reason as u64 == 0
@@ -218,23 +218,23 @@ impl Blocked {
 
     /// Adds [`Reason::Tracer`] and makes every resume that is under way fail. Returns whether the
     /// reason is new.
-    pub fn block_for_write(&self) -> bool {
+    pub(crate) fn block_for_write(&self) -> bool {
         self.0.fetch_add(GENERATION, SeqCst);
         self.block(Reason::Tracer)
     }
 
     /// Takes a reason back.
-    pub fn unblock(&self, reason: Reason) {
+    pub(crate) fn unblock(&self, reason: Reason) {
         self.0.fetch_and(!(reason as u64), SeqCst);
     }
 
     /// How many writes to watched code there were.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.0.load(SeqCst) / GENERATION
     }
 
     /// Takes [`Reason::Tracer`] back if there was no write to watched code since `generation`.
-    pub fn resume(&self, generation: u64) -> bool {
+    pub(crate) fn resume(&self, generation: u64) -> bool {
         let mut old = self.0.load(SeqCst);
         loop {
             if old / GENERATION != generation {
@@ -258,7 +258,7 @@ impl Blocked {
 ))]
 #[inline(always)]
 fn test_delay() {
-    for i in 0..100_000u32 {
+    for i in 0..20_000u32 {
         core::hint::black_box(i);
     }
 }

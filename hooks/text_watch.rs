@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The watch on kernel text that runs before a deferred flush.
+//!
+//! A tracer, a kprobe or BPF on that code would use memory that may have been mapped while the CPU
+//! was in user mode. An ftrace callback on `__text_poke()` (arch/x86/kernel/alternative.c) sees each
+//! write to kernel text before it happens. The first one into a watched range blocks deferral and
+//! drains every CPU, so that the new code never runs with a flush owed.
+
+use crate::bindings;
+use crate::hooks::drain::{drain_online, BLOCKED};
+use crate::hooks::ftrace::{Hook, Ops};
+use crate::hooks::receiver::Receiver;
+use crate::hooks::symbols::{read_text, Function, Probe, Symbolic, Symbols};
+use crate::insn::{self, CALL_LENGTH, INT3, JMP_REL32, NOP5};
+use crate::policy::Range;
+use crate::stats;
+use crate::ctx_tracking::Reason;
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use kernel::ffi::c_ulong;
+use kernel::prelude::*;
+
+static OPS: Ops = Ops::new();
+
+/// The ranges that the callback looks for.
+///
+/// # Invariants
+///
+/// Written only while the callback is not registered.
+struct Ranges(UnsafeCell<KVec<Range>>);
+
+// SAFETY: by the invariant, it is not written while it is read.
+unsafe impl Sync for Ranges {}
+
+static RANGES: Ranges = Ranges(UnsafeCell::new(KVec::new()));
+
+/// Where the last write to watched code went; 0 if there was none.
+static LAST_WRITE: AtomicUsize = AtomicUsize::new(0);
+
+/// How many writes were seen.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// The address of the last write to watched code.
+pub(crate) fn last_write() -> usize {
+    LAST_WRITE.load(Relaxed)
+}
+
+fn interrupts_are_on() -> bool {
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+    let flags: u64;
+    // SAFETY: reads the flags by way of the stack.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(preserves_flags)) };
+    flags & INTERRUPT_FLAG != 0
+}
+
+/// # Safety
+///
+/// Called by ftrace at the start of `__text_poke(func, addr, src, len)`, preemption off, with
+/// `text_mutex` held.
+unsafe extern "C" fn on_text_poke(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut bindings::ftrace_ops,
+    registers: *mut bindings::ftrace_regs,
+) {
+    // SAFETY: ftrace saved the arguments.
+    let registers = unsafe { &(*registers.cast::<bindings::__arch_ftrace_regs>()).regs };
+    let written = Range::new(registers.si as usize, registers.cx as usize);
+    // SAFETY: the callback is registered, so nobody writes.
+    let ranges = unsafe { &*RANGES.0.get() };
+    if !ranges.iter().any(|range| range.overlaps(written)) {
+        return;
+    }
+    WRITES.fetch_add(1, Relaxed);
+    let is_turned_off = BLOCKED.has(Reason::Mode);
+    let is_first = BLOCKED.block_for_write();
+    #[cfg(not(variant = "no_drain"))]
+    // With interrupts off (kgdb) nobody can be waited for.
+    if interrupts_are_on() {
+        drain_online();
+    }
+    #[cfg(variant = "no_drain")]
+    let _ = (interrupts_are_on, drain_online);
+    if is_first && !is_turned_off {
+        LAST_WRITE.store(written.start, Relaxed);
+        stats::SUSPENSIONS.add_one();
+        pr_info!(
+            "suspended: code that runs before a deferred flush is being changed at {}; \
+             write on to mode once the tracer is gone\n",
+            Symbolic(written.start)
+        );
+    }
+}
+
+/// A watched range and what its bytes have to be.
+struct Expected {
+    range: Range,
+    bytes: KVec<u8>,
+}
+
+/// The watch is registered.
+pub(crate) struct TextWatch {
+    _hook: Hook,
+    writes_before: u64,
+    expected: KVec<Expected>,
+}
+
+impl TextWatch {
+    /// Registers the watch over everything that runs before the receiver and the NMI handler.
+    ///
+    /// Process context; may sleep. Called under the lock of `control.rs`, so there is at most one.
+    pub(crate) fn register(symbols: &Symbols) -> Result<Self> {
+        let mut ranges = KVec::new();
+        ranges.push(symbols.receiver_entry, GFP_KERNEL)?;
+        for function in symbols.before_nmi_handler.iter() {
+            ranges.push(function.text, GFP_KERNEL)?;
+        }
+        // SAFETY: the callback is not registered, as there is at most one `TextWatch`.
+        unsafe { *RANGES.0.get() = ranges };
+        let writes_before = WRITES.load(Relaxed);
+        let hook = Hook::function(
+            &OPS,
+            c"__text_poke",
+            symbols.text_poke_site,
+            on_text_poke,
+            false,
+        )?;
+        Ok(Self {
+            _hook: hook,
+            writes_before,
+            expected: KVec::new(),
+        })
+    }
+
+    /// Whether the watch saw a write since it was registered: the receiver's own, at least.
+    pub(crate) fn saw_write(&self) -> bool {
+        WRITES.load(Relaxed) != self.writes_before
+    }
+
+    /// Checks that no tracer is on watched code, and remembers the bytes.
+    ///
+    /// Returns the generation for which that holds, for
+    /// [`Blocked::resume`](crate::ctx_tracking::Blocked::resume). -EBUSY, with a line in the log,
+    /// if there is one. Process context; may sleep.
+    pub(crate) fn check(&mut self, symbols: &Symbols, receiver: &Receiver) -> Result<u64> {
+        let generation = settled_generation();
+        self.expected.clear();
+        let entry = symbols.receiver_entry;
+        let bytes = read_text(entry)?;
+        if !receiver
+            .site_bytes()
+            .is_some_and(|site| bytes.ends_with(&site))
+        {
+            return Err(busy(symbols.receiver_site));
+        }
+        self.expect(entry, bytes)?;
+        for function in symbols.before_nmi_handler.iter() {
+            let bytes = read_text(function.text)?;
+            if let Some(address) = find_tracer(function, &bytes) {
+                return Err(busy(address));
+            }
+            self.expect(function.text, bytes)?;
+        }
+        Ok(generation)
+    }
+
+    fn expect(&mut self, range: Range, bytes: KVec<u8>) -> Result {
+        Ok(self.expected.push(Expected { range, bytes }, GFP_KERNEL)?)
+    }
+
+    /// Checks that all watched bytes are again what [`check`](Self::check) found.
+    ///
+    /// Returns the generation for which that holds; -EBUSY, with a line in the log, if they are
+    /// not. Process context; may sleep.
+    pub(crate) fn recheck(&self) -> Result<u64> {
+        let generation = settled_generation();
+        for expected in self.expected.iter() {
+            let now = read_text(expected.range)?;
+            let changed = now.iter().zip(expected.bytes.iter()).position(|(a, b)| a != b);
+            if let Some(offset) = changed {
+                return Err(busy(expected.range.start.wrapping_add(offset)));
+            }
+        }
+        Ok(generation)
+    }
+}
+
+/// The number of writes seen, all of which have happened by now.
+///
+/// The callback runs before the write. A patching task does not sleep between the two, so an
+/// RCU-tasks grace period sees each such write done.
+fn settled_generation() -> u64 {
+    let generation = BLOCKED.generation();
+    // SAFETY: process context; sleeps.
+    unsafe { bindings::synchronize_rcu_tasks() };
+    generation
+}
+
+fn busy(address: usize) -> Error {
+    pr_err!(
+        "code that runs before a deferred flush is changed at {}: remove the tracer there first\n",
+        Symbolic(address)
+    );
+    EBUSY
+}
+
+/// The address at which somebody changed the function, if there is one.
+fn find_tracer(function: &Function, bytes: &[u8]) -> Option<usize> {
+    let start = function.text.start;
+    if let Some(site) = function.fentry {
+        let at_site = bytes.get(site.wrapping_sub(start)..).unwrap_or_default();
+        if !at_site.starts_with(&NOP5) {
+            return Some(site);
+        }
+    }
+    bytes.iter().enumerate().find_map(|(offset, &byte)| {
+        let address = start.wrapping_add(offset);
+        let is_suspect = match byte {
+            INT3 => true,
+            JMP_REL32 => !stays_in_kernel_text(function.text, address, bytes.get(offset..)?),
+            _ => false,
+        };
+        (is_suspect && Probe::is_probed(address, byte)).then_some(address)
+    })
+}
+
+/// Whether a jump at `address` goes to the function itself or to the start of another.
+fn stays_in_kernel_text(function: Range, address: usize, code: &[u8]) -> bool {
+    let Some(target) = insn::jump_target(code, address.wrapping_add(CALL_LENGTH)) else {
+        return true;
+    };
+    function.contains(target) || Function::is_start_in_kernel(target)
+}

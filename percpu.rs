@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's static per-CPU data, and the kernel's per-CPU state that the protocol reads.
+//!
+//! Static per-CPU data of modules lies in the reserved part of the first chunk, which exists from
+//! boot on and is never given back: a CPU may touch it before it has run a deferred flush.
+
+use crate::bindings;
+use crate::ctx_tracking::{StateLayout, Word};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use kernel::cpu::CpuId;
+use kernel::fmt;
+use kernel::prelude::*;
+
+/// What a CPU owns of the protocol: its word, and counts of the flushes that it ran.
+///
+/// # Invariants
+///
+/// Only the owning CPU writes the counters, each from one context: `flush_entry` with interrupts
+/// off outside of NMIs, `flush_nmi` in NMIs, `flush_interrupt` in hard interrupts.
+#[repr(C, align(64))]
+pub(crate) struct CpuLocal {
+    pub(crate) word: Word,
+    pub(crate) flush_entry: AtomicU64,
+    pub(crate) flush_nmi: AtomicU64,
+    pub(crate) flush_interrupt: AtomicU64,
+}
+
+/// The template of the per-CPU area, never accessed itself: use [`this`] and [`of`].
+///
+/// The trampoline of `hooks/receiver.rs` tests the first four bytes by this name.
+#[export_name = "DEFERRED_FLUSH_CPU"]
+#[link_section = ".data..percpu"]
+static CPU_LOCAL: CpuLocal = CpuLocal {
+    word: Word::new(),
+    flush_entry: AtomicU64::new(0),
+    flush_nmi: AtomicU64::new(0),
+    flush_interrupt: AtomicU64::new(0),
+};
+
+const _: () = assert!(core::mem::offset_of!(CpuLocal, word) == 0);
+
+/// This CPU's data. The caller stays on its CPU while it uses it.
+///
+/// Any context, noinstr and NMI included.
+#[inline(always)]
+pub(crate) fn this() -> &'static CpuLocal {
+    let address: *const CpuLocal;
+    // SAFETY: `this_cpu_off` is the exported per-CPU variable that holds this CPU's offset; added to
+    // the template's address it gives this CPU's copy (`this_cpu_ptr()`).
+    unsafe {
+        core::arch::asm!(
+            "lea {address}, [rip + {template}]",
+            "add {address}, qword ptr gs:[rip + {offset}]",
+            address = out(reg) address,
+            template = sym CPU_LOCAL,
+            offset = sym bindings::this_cpu_off,
+            options(nostack, readonly),
+        );
+    }
+    // SAFETY: the module loader made a copy of the template for each possible CPU, which lives as
+    // long as the module. All fields are atomics.
+    unsafe { &*address }
+}
+
+/// Offset of a possible CPU's per-CPU area; `None` for any other number.
+fn offset(cpu: u32) -> Option<usize> {
+    // SAFETY: `nr_cpu_ids` does not change after boot.
+    if cpu >= unsafe { bindings::nr_cpu_ids } {
+        return None;
+    }
+    // SAFETY: set up at boot and constant since; `get` checks the bound.
+    let offsets = unsafe { &*(&raw const bindings::__per_cpu_offset) };
+    offsets.get(cpu as usize).map(|&offset| offset as usize)
+}
+
+/// The data of a possible CPU; `None` for any other number.
+pub(crate) fn of(cpu: u32) -> Option<&'static CpuLocal> {
+    let address = (&raw const CPU_LOCAL as usize).wrapping_add(offset(cpu)?);
+    // SAFETY: as in `this`.
+    Some(unsafe { &*(address as *const CpuLocal) })
+}
+
+/// The number of the CPU that runs this; a hint unless the caller stays on it.
+pub(crate) fn current_cpu() -> u32 {
+    CpuId::current().as_u32()
+}
+
+const STATE: StateLayout = StateLayout {
+    mask: bindings::DEFERRED_FLUSH_CT_STATE_MASK | bindings::DEFERRED_FLUSH_CT_RCU_WATCHING,
+    user: bindings::DEFERRED_FLUSH_CT_STATE_USER,
+};
+
+/// Context tracking of one CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Context(&'static bindings::context_tracking);
+
+impl Context {
+    /// Of a possible CPU; `None` for any other number.
+    pub(crate) fn of(cpu: u32) -> Option<Self> {
+        let address = (&raw const bindings::context_tracking as usize).wrapping_add(offset(cpu)?);
+        // SAFETY: `context_tracking` is a static per-CPU variable of the kernel, so each possible
+        // CPU has a copy for ever. It is shared; the fields are read by `state` and `is_active`
+        // alone, through pointers.
+        Some(Self(unsafe {
+            &*(address as *const bindings::context_tracking)
+        }))
+    }
+
+    fn state(self) -> u32 {
+        let counter = (&raw const self.0.state.counter).cast_mut();
+        // SAFETY: aligned, valid for ever, and accessed with atomic operations by everybody.
+        unsafe { AtomicU32::from_ptr(counter.cast()) }.load(Relaxed)
+    }
+
+    fn is_active(self) -> bool {
+        let active = (&raw const self.0.active).cast_mut();
+        // SAFETY: a C bool, aligned and valid for ever; written by `__init` code only.
+        unsafe { AtomicBool::from_ptr(active) }.load(Relaxed)
+    }
+
+    /// Whether the CPU is in user mode, with no NMI on it, and has to pass the receiver before it
+    /// runs instrumentable kernel code.
+    #[inline]
+    pub(crate) fn is_quiet(self) -> bool {
+        let state = self.state();
+        #[cfg(variant = "idle_is_quiet")]
+        if self.is_active() && state & STATE.mask == bindings::DEFERRED_FLUSH_CT_STATE_IDLE {
+            return true;
+        }
+        STATE.is_quiet(state) && self.is_active()
+    }
+
+    /// Where the CPU is, for the views.
+    pub(crate) fn name(self) -> &'static str {
+        let state = self.state();
+        match state & bindings::DEFERRED_FLUSH_CT_STATE_MASK {
+            bindings::DEFERRED_FLUSH_CT_STATE_USER if STATE.is_quiet(state) => "user",
+            bindings::DEFERRED_FLUSH_CT_STATE_USER => "nmi",
+            bindings::DEFERRED_FLUSH_CT_STATE_IDLE => "idle",
+            bindings::DEFERRED_FLUSH_CT_STATE_GUEST => "guest",
+            _ => "kernel",
+        }
+    }
+}
+
+/// Whether the CPU is online. A hint, unless the caller holds off CPU hotplug.
+pub(crate) fn is_online(cpu: u32) -> bool {
+    let mask = (&raw const bindings::__cpu_online_mask).cast::<usize>();
+    if cpu >= cpu_bits() {
+        return false;
+    }
+    // SAFETY: possible CPUs lie within the mask; it changes with CPU hotplug, hence volatile.
+    let word = unsafe { mask.add(cpu as usize / BITS).read_volatile() };
+    word & (1 << (cpu as usize % BITS)) != 0
+}
+
+const BITS: usize = usize::BITS as usize;
+const WORDS: usize = core::mem::size_of::<bindings::cpumask>() / core::mem::size_of::<usize>();
+
+/// A set of CPUs with the layout of the kernel's `struct cpumask`, changed bit by bit.
+#[repr(transparent)]
+pub(crate) struct CpuSet([AtomicUsize; WORDS]);
+
+impl CpuSet {
+    /// The empty set.
+    pub(crate) const fn new() -> Self {
+        Self([const { AtomicUsize::new(0) }; WORDS])
+    }
+
+    /// Makes this set a copy of the kernel's mask.
+    ///
+    /// # Safety
+    ///
+    /// `mask` points to a cpumask of NR_CPUS bits.
+    pub(crate) unsafe fn copy_from(&self, mask: *const usize) {
+        for (i, word) in self.0.iter().enumerate() {
+            // SAFETY: this function's contract; there are `WORDS` words.
+            word.store(unsafe { mask.add(i).read() }, Relaxed);
+        }
+    }
+
+    /// Makes this set a copy of another.
+    pub(crate) fn assign(&self, other: &Self) {
+        for (to, from) in self.0.iter().zip(&other.0) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Whether the CPU is in the set.
+    #[inline]
+    pub(crate) fn contains(&self, cpu: u32) -> bool {
+        let (index, bit) = (cpu as usize / BITS, cpu as usize % BITS);
+        match self.0.get(index) {
+            Some(word) => word.load(Relaxed) & (1 << bit) != 0,
+            None => false,
+        }
+    }
+
+    /// Whether every CPU of this set is in `other`.
+    pub(crate) fn is_subset_of(&self, other: &Self) -> bool {
+        self.0
+            .iter()
+            .zip(&other.0)
+            .all(|(a, b)| a.load(Relaxed) & !b.load(Relaxed) == 0)
+    }
+
+    /// Whether no CPU is in the set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| word.load(Relaxed) == 0)
+    }
+
+    /// The CPUs in ascending order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..(WORDS * BITS) as u32).filter(|&cpu| self.contains(cpu))
+    }
+
+    /// The bits, for the kernel's bitmap functions.
+    pub(crate) fn as_ptr(&self) -> *mut usize {
+        self.0.as_ptr().cast_mut().cast()
+    }
+}
+
+impl fmt::Display for CpuSet {
+    /// Prints a CPU list such as `1-3,8`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cpus = self.iter().peekable();
+        let mut separator = "";
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while let Some(next) = cpus.next_if(|&next| next == last + 1) {
+                last = next;
+            }
+            f.write_fmt(fmt!("{separator}{first}"))?;
+            if last != first {
+                f.write_fmt(fmt!("-{last}"))?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+/// How many bits of a CPU set are in use.
+pub(crate) fn cpu_bits() -> u32 {
+    // SAFETY: constant after boot.
+    unsafe { bindings::nr_cpu_ids }
+}
+
+/// The kernel's nohz_full set, as it was when the module was loaded; it is fixed at boot.
+pub(crate) static NOHZ_FULL: CpuSet = CpuSet::new();
+
+/// The CPUs for which deferral is allowed, a subset of [`NOHZ_FULL`].
+pub(crate) static ALLOWED: CpuSet = CpuSet::new();
