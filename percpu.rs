@@ -172,11 +172,20 @@ impl CpuSet {
     ///
     /// # Safety
     ///
-    /// `mask` points to a cpumask of NR_CPUS bits.
+    /// `mask` points to a cpumask with room for `nr_cpu_ids` bits; what is allocated may be that
+    /// short.
     pub(crate) unsafe fn copy_from(&self, mask: *const usize) {
+        let mut bits = cpu_bits() as usize;
         for (i, word) in self.0.iter().enumerate() {
-            // SAFETY: this function's contract; there are `WORDS` words.
-            word.store(unsafe { mask.add(i).read() }, Relaxed);
+            let valid = match bits {
+                0 => 0,
+                1..BITS => (1 << bits) - 1,
+                _ => usize::MAX,
+            };
+            bits = bits.saturating_sub(BITS);
+            // SAFETY: some bits of this word are below `nr_cpu_ids`.
+            let kernel = if valid != 0 { unsafe { mask.add(i).read() } } else { 0 };
+            word.store(kernel & valid, Relaxed);
         }
     }
 

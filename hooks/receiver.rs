@@ -10,7 +10,6 @@
 //! Everything from here to the flush is `.noinstr.text`: it calls nothing outside, takes no lock and
 //! cannot panic.
 
-use crate::ctx_tracking::FLUSHING;
 use crate::hooks::drain::count_local;
 use crate::hooks::ftrace::{Hook, Ops};
 use crate::{flush, insn, percpu};
@@ -98,22 +97,14 @@ unsafe extern "C" fn deferred_flush_receive() {
     local.word.receive(|| unsafe {
         #[cfg(not(variant = "no_entry_flush"))]
         flush::flush_all();
-        #[cfg(variant = "no_entry_flush")]
-        let _ = flush::flush_all as unsafe fn();
     });
     count_local(&local.flush_entry);
 }
-
-const _: () = assert!(FLUSHING != 0, "a word that is being taken must not look clear");
 
 static OPS: Ops = Ops::new();
 
 /// The receiver is installed.
 pub(crate) struct Receiver {
-    #[cfg_attr(
-        variant = "receiver_on_tracepoint",
-        expect(dead_code, reason = "this variant's receiver sits elsewhere")
-    )]
     site: usize,
     _hook: Installed,
 }
@@ -136,10 +127,7 @@ impl Receiver {
             deferred_flush_trampoline as usize,
         )?;
         #[cfg(variant = "receiver_on_tracepoint")]
-        let hook = {
-            let _ = (&OPS, Hook::direct, deferred_flush_trampoline as usize);
-            crate::hooks::tracepoint::UserExitProbe::install(deferred_flush_receive)?
-        };
+        let hook = crate::hooks::tracepoint::UserExitProbe::install(deferred_flush_receive)?;
         Ok(Self { site, _hook: hook })
     }
 

@@ -81,8 +81,6 @@ unsafe extern "C" fn on_text_poke(
     if interrupts_are_on() {
         drain_online();
     }
-    #[cfg(variant = "no_drain")]
-    let _ = (interrupts_are_on, drain_online);
     if is_first && !is_turned_off {
         LAST_WRITE.store(written.start, Relaxed);
         stats::SUSPENSIONS.add_one();

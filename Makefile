@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# 'make help' lists the targets. Everything that they write lies under out/.
+
+MODULE := deferred_flush
+KDIR ?= /lib/modules/$(shell uname -r)/build
+OUT ?= out
+FLAVOUR ?= amd64
+
+# Test-only builds; see Kbuild and Documentation/testing.rst.
+VARIANTS := no_entry_flush receiver_on_tracepoint slow_sender no_recheck no_first_check \
+	flush_before_exchange no_drain idle_is_quiet unconditional
+
+override OUT := $(abspath $(OUT))
+SOURCE := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+
+# $(call kbuild,DIRECTORY,ARGUMENTS): builds the module into DIRECTORY.
+define kbuild
+	@mkdir -p $(1)
+	$(MAKE) -C $(KDIR) M=$(SOURCE) MO=$(1) $(2) modules
+endef
+
+.PHONY: all module
+all: module ## build the module for KDIR (default: the running kernel) into out/module/
+module:
+	@test -e $(KDIR)/Makefile || { echo "error: no kernel build directory at $(KDIR); set KDIR, or use 'make demo', which brings its own" >&2; exit 1; }
+	$(call kbuild,$(OUT)/module)
+
+.PHONY: variants $(VARIANTS:%=variant-%)
+variants: $(VARIANTS:%=variant-%)
+$(VARIANTS:%=variant-%): variant-%:
+	$(call kbuild,$(OUT)/variants/$*,VARIANT=$*)
+
+.PHONY: selftests
+selftests:
+	$(MAKE) -C selftests KDIR=$(KDIR) OUT=$(OUT)/selftests
+
+.PHONY: demo
+demo: ## set everything up and show the interrupts before and after, in a VM
+	scripts/demo
+
+.PHONY: test
+test: ## run every test: on the host and in VMs; ends with a count
+	scripts/test
+
+.PHONY: bench
+bench: ## count instructions: a system call's round trip, a sender's flush
+	scripts/bench
+
+.PHONY: check
+check: ## formatting, lints, and the proof that the receiver stays in noinstr text
+	scripts/check
+
+.PHONY: env
+env: ## print BUILDROOT, KDIR, KIMAGE and KRELEASE as shell assignments
+	@scripts/kernel --env --flavour $(FLAVOUR)
+
+# The variants are never built into out/module, so they cannot be installed.
+.PHONY: install uninstall
+install: module ## install the module for KDIR's kernel
+	$(MAKE) -C $(KDIR) M=$(SOURCE) MO=$(OUT)/module modules_install
+	depmod $(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)
+
+uninstall: ## remove the installed module
+	rm -f /lib/modules/$(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)/updates/$(MODULE).ko*
+	depmod $(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)
+
+.PHONY: clean
+clean: ## remove out/
+	rm -rf $(OUT)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(lastword $(MAKEFILE_LIST)) | expand -t 16
