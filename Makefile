@@ -10,6 +10,8 @@ FLAVOUR ?= amd64
 # Test-only builds; see Kbuild and Documentation/testing.rst.
 VARIANTS := no_entry_flush receiver_on_tracepoint slow_sender no_recheck no_first_check \
 	flush_before_exchange no_drain idle_is_quiet unconditional
+# Only ever built to be refused by scripts/check-noinstr.
+REFUSED_VARIANTS := noinstr_leak panic_path
 
 override OUT := $(abspath $(OUT))
 SOURCE := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
@@ -26,9 +28,9 @@ module:
 	@test -e $(KDIR)/Makefile || { echo "error: no kernel build directory at $(KDIR); set KDIR, or use 'make demo', which brings its own" >&2; exit 1; }
 	$(call kbuild,$(OUT)/module)
 
-.PHONY: variants $(VARIANTS:%=variant-%)
+.PHONY: variants $(foreach v,$(VARIANTS) $(REFUSED_VARIANTS),variant-$(v))
 variants: $(VARIANTS:%=variant-%)
-$(VARIANTS:%=variant-%): variant-%:
+$(foreach v,$(VARIANTS) $(REFUSED_VARIANTS),variant-$(v)): variant-%:
 	$(call kbuild,$(OUT)/variants/$*,VARIANT=$*)
 
 .PHONY: selftests
@@ -50,6 +52,11 @@ bench: ## count instructions: a system call's round trip, a sender's flush
 .PHONY: check
 check: ## formatting, lints, and the proof that the receiver stays in noinstr text
 	scripts/check
+
+# The lints of the kernel; a warning fails the build in scripts/check.
+.PHONY: clippy
+clippy:
+	$(call kbuild,$(OUT)/clippy,CLIPPY=1)
 
 .PHONY: env
 env: ## print BUILDROOT, KDIR, KIMAGE and KRELEASE as shell assignments

@@ -4,6 +4,7 @@
 
 use crate::ctx_tracking::Reason;
 use crate::flush;
+use crate::hooks;
 use crate::hooks::drain::{drain_online, Deferring, BLOCKED};
 use crate::hooks::memory::MemoryNotifier;
 use crate::hooks::nmi::NmiHandler;
@@ -11,7 +12,6 @@ use crate::hooks::receiver::Receiver;
 use crate::hooks::symbols::{Symbolic, Symbols};
 use crate::hooks::text_watch::{self, TextWatch};
 use crate::hooks::wrapper::{self, Wrapper};
-use crate::hooks;
 use crate::percpu::{CpuSet, ALLOWED, NOHZ_FULL};
 use crate::policy::Mode;
 use crate::stats::{self, DRAINED};
@@ -42,7 +42,9 @@ impl Engaged {
             pr_err!("vtime_user_exit is taken by another direct call (BPF or livepatch): remove it first\n");
         })?;
         if Receiver::PATCHES_SITE && !watch.saw_write() {
-            pr_err!("the watch on __text_poke does not see this kernel's patching: not supported\n");
+            pr_err!(
+                "the watch on __text_poke does not see this kernel's patching: not supported\n"
+            );
             return Err(ENOENT);
         }
         let generation = watch.check(symbols, &receiver)?;
@@ -191,7 +193,10 @@ impl Control {
         MODE.store(mode as u8, Relaxed);
         match mode {
             Mode::Off => {}
-            Mode::Shadow => pr_info!("shadow: counting for CPUs {}, every interrupt is sent\n", ALLOWED),
+            Mode::Shadow => pr_info!(
+                "shadow: counting for CPUs {}, every interrupt is sent\n",
+                ALLOWED
+            ),
             Mode::On => pr_info!(
                 "on: deferring kernel TLB flushes for CPUs {}, flush method {}\n",
                 ALLOWED,
@@ -217,7 +222,10 @@ impl Control {
         self.engage(wanted).inspect_err(|_| {
             // What was asked for cannot be had: what there was should stay.
             if current != Mode::Off && !hooks::is_stuck() && self.engage(current).is_err() {
-                pr_err!("mode {} could not be restored either: off\n", current.name());
+                pr_err!(
+                    "mode {} could not be restored either: off\n",
+                    current.name()
+                );
             }
         })
     }

@@ -41,16 +41,28 @@ impl Operations {
 static SUMMARY: Operations = Operations::new(open_summary);
 static CPUS: Operations = Operations::new(open_cpus);
 
+/// # Safety
+///
+/// `file` is being opened.
 unsafe fn open(file: *mut bindings::file, show: Show) -> c_int {
     // SAFETY: called while the file is being opened, with a callback of this module.
     unsafe { bindings::single_open(file, Some(show), core::ptr::null_mut()) }
 }
 
-unsafe extern "C" fn open_summary(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+/// # Safety
+///
+/// debugfs calls it at each open.
+unsafe extern "C" fn open_summary(
+    _inode: *mut bindings::inode,
+    file: *mut bindings::file,
+) -> c_int {
     // SAFETY: the file is being opened.
     unsafe { open(file, show_summary) }
 }
 
+/// # Safety
+///
+/// As for [`open_summary`].
 unsafe extern "C" fn open_cpus(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
     // SAFETY: the file is being opened.
     unsafe { open(file, show_cpus) }
@@ -64,6 +76,9 @@ fn kernel_release() -> &'static str {
         .unwrap_or("unknown")
 }
 
+/// # Safety
+///
+/// seq_file calls it with a file that nobody else uses.
 unsafe extern "C" fn show_summary(file: *mut bindings::seq_file, _data: *mut c_void) -> c_int {
     // SAFETY: seq_file calls this with a valid file that nobody else uses now.
     let file = unsafe { SeqFile::from_raw(file) };
@@ -74,24 +89,59 @@ unsafe extern "C" fn show_summary(file: *mut bindings::seq_file, _data: *mut c_v
     seq_print!(file, "flush_method: {}\n", flush::method().name());
     seq_print!(file, "cpus: {}\n", ALLOWED);
     seq_print!(file, "calls: {}\n", stats::sum(|slot| &slot.calls));
-    seq_print!(file, "kept_range: {}\n", stats::sum(|slot| &slot.kept_range));
-    seq_print!(file, "kept_caller: {}\n", stats::sum(|slot| &slot.kept_caller));
-    seq_print!(file, "kept_blocked: {}\n", stats::sum(|slot| &slot.kept_blocked));
-    seq_print!(file, "redirected: {}\n", stats::sum(|slot| &slot.redirected));
+    seq_print!(
+        file,
+        "kept_range: {}\n",
+        stats::sum(|slot| &slot.kept_range)
+    );
+    seq_print!(
+        file,
+        "kept_caller: {}\n",
+        stats::sum(|slot| &slot.kept_caller)
+    );
+    seq_print!(
+        file,
+        "kept_blocked: {}\n",
+        stats::sum(|slot| &slot.kept_blocked)
+    );
+    seq_print!(
+        file,
+        "redirected: {}\n",
+        stats::sum(|slot| &slot.redirected)
+    );
     seq_print!(file, "deferred: {}\n", stats::sum(|slot| &slot.deferred));
-    seq_print!(file, "would_defer: {}\n", stats::sum(|slot| &slot.would_defer));
-    seq_print!(file, "ipi_not_quiet: {}\n", stats::sum(|slot| &slot.ipi_not_quiet));
+    seq_print!(
+        file,
+        "would_defer: {}\n",
+        stats::sum(|slot| &slot.would_defer)
+    );
+    seq_print!(
+        file,
+        "ipi_not_quiet: {}\n",
+        stats::sum(|slot| &slot.ipi_not_quiet)
+    );
     seq_print!(file, "ipi_raced: {}\n", stats::sum(|slot| &slot.ipi_raced));
     type Received = fn(&percpu::CpuLocal) -> &AtomicU64;
     let received = |counter: Received| stats::sum_received(&NOHZ_FULL, counter);
-    seq_print!(file, "flush_entry: {}\n", received(|local| &local.flush_entry));
+    seq_print!(
+        file,
+        "flush_entry: {}\n",
+        received(|local| &local.flush_entry)
+    );
     seq_print!(file, "flush_nmi: {}\n", received(|local| &local.flush_nmi));
-    seq_print!(file, "flush_ipi: {}\n", received(|local| &local.flush_interrupt));
+    seq_print!(
+        file,
+        "flush_ipi: {}\n",
+        received(|local| &local.flush_interrupt)
+    );
     seq_print!(file, "drained: {}\n", DRAINED.get());
     seq_print!(file, "suspensions: {}\n", SUSPENSIONS.get());
     0
 }
 
+/// # Safety
+///
+/// As for [`show_summary`].
 unsafe extern "C" fn show_cpus(file: *mut bindings::seq_file, _data: *mut c_void) -> c_int {
     // SAFETY: as above.
     let file = unsafe { SeqFile::from_raw(file) };
@@ -109,7 +159,11 @@ unsafe extern "C" fn show_cpus(file: *mut bindings::seq_file, _data: *mut c_void
             file,
             "{} {} {} {} {} {} {} {} {}\n",
             cpu,
-            if percpu::is_online(cpu) { context.name() } else { "offline" },
+            if percpu::is_online(cpu) {
+                context.name()
+            } else {
+                "offline"
+            },
             local.word.value(),
             slot.deferred.get(),
             local.flush_entry.load(Relaxed),

@@ -31,7 +31,11 @@ fn nohz_full_mask() -> Option<*const usize> {
         if !bindings::tick_nohz_full_running {
             return None;
         }
-        Some((&raw const bindings::tick_nohz_full_mask).cast::<*const usize>().read())
+        Some(
+            (&raw const bindings::tick_nohz_full_mask)
+                .cast::<*const usize>()
+                .read(),
+        )
     }
 }
 
@@ -85,11 +89,11 @@ fn has_five_level_paging() -> bool {
 /// The vmalloc range of the running kernel, which address-space randomisation moves.
 pub(crate) fn vmalloc_range() -> Range {
     // SAFETY: set at boot.
-    let base = unsafe { bindings::vmalloc_base } as usize;
+    let base = unsafe { bindings::vmalloc_base };
     policy::vmalloc_range(
         base,
         has_five_level_paging(),
-        bindings::DEFERRED_FLUSH_VMALLOC_TB_L4 as usize,
-        bindings::DEFERRED_FLUSH_VMALLOC_TB_L5 as usize,
+        bindings::DEFERRED_FLUSH_VMALLOC_TB_L4,
+        bindings::DEFERRED_FLUSH_VMALLOC_TB_L5,
     )
 }

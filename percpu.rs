@@ -69,9 +69,9 @@ fn offset(cpu: u32) -> Option<usize> {
     if cpu >= unsafe { bindings::nr_cpu_ids } {
         return None;
     }
-    // SAFETY: set up at boot and constant since; `get` checks the bound.
-    let offsets = unsafe { &*(&raw const bindings::__per_cpu_offset) };
-    offsets.get(cpu as usize).map(|&offset| offset as usize)
+    let offsets = (&raw const bindings::__per_cpu_offset).cast::<usize>();
+    // SAFETY: the array has NR_CPUS elements, at least `nr_cpu_ids`; constant since boot.
+    Some(unsafe { offsets.add(cpu as usize).read() })
 }
 
 /// The data of a possible CPU; `None` for any other number.
@@ -183,8 +183,11 @@ impl CpuSet {
                 _ => usize::MAX,
             };
             bits = bits.saturating_sub(BITS);
-            // SAFETY: some bits of this word are below `nr_cpu_ids`.
-            let kernel = if valid != 0 { unsafe { mask.add(i).read() } } else { 0 };
+            let kernel = match valid {
+                0 => 0,
+                // SAFETY: some bits of this word are below `nr_cpu_ids`.
+                _ => unsafe { mask.add(i).read() },
+            };
             word.store(kernel & valid, Relaxed);
         }
     }

@@ -50,7 +50,12 @@ impl Range {
 ///
 /// `base` is `vmalloc_base`, the sizes are `VMALLOC_SIZE_TB_L4` and `VMALLOC_SIZE_TB_L5` in
 /// units of 1 TiB (arch/x86/include/asm/pgtable_64_types.h).
-pub(crate) const fn vmalloc_range(base: usize, five_levels: bool, tib_l4: usize, tib_l5: usize) -> Range {
+pub(crate) const fn vmalloc_range(
+    base: usize,
+    five_levels: bool,
+    tib_l4: usize,
+    tib_l5: usize,
+) -> Range {
     let tib = if five_levels { tib_l5 } else { tib_l4 };
     Range::new(base, tib << 40)
 }

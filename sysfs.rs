@@ -37,7 +37,7 @@ impl Attribute {
     const fn new(name: &'static CStr, mode: u16, show: Show, store: Option<Store>) -> Self {
         // SAFETY: all-zero is how C makes a static `struct kobj_attribute`.
         let mut raw: bindings::kobj_attribute = unsafe { MaybeUninit::zeroed().assume_init() };
-        raw.attr.name = name.as_ptr().cast();
+        raw.attr.name = name.to_bytes_with_nul().as_ptr();
         raw.attr.mode = mode;
         raw.__bindgen_anon_1.show = Some(show);
         raw.__bindgen_anon_2.store = store;
@@ -161,7 +161,7 @@ unsafe extern "C" fn store_cpus(
         let wanted = KBox::new(CpuSet::new(), GFP_KERNEL)?;
         // SAFETY: sysfs terminates the text; the set has room for `cpu_bits` bits.
         to_result(unsafe {
-            bindings::bitmap_parselist(text, wanted.as_ptr().cast(), percpu::cpu_bits() as _)
+            bindings::bitmap_parselist(text, wanted.as_ptr().cast(), percpu::cpu_bits() as i32)
         })?;
         control::set_cpus(&wanted)
     };
@@ -199,4 +199,3 @@ impl Drop for Directory {
         unsafe { bindings::kobject_put(self.0.as_ptr()) };
     }
 }
-

@@ -19,10 +19,16 @@ pub(crate) fn count_local(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
+/// # Safety
+///
+/// Called by `on_each_cpu_cond_mask()`.
 unsafe extern "C" fn owes_flush(cpu: c_int, _info: *mut c_void) -> bool {
     percpu::of(cpu as u32).is_some_and(|local| !local.word.is_clear())
 }
 
+/// # Safety
+///
+/// A cross-CPU function: interrupts are off.
 unsafe extern "C" fn drain_this_cpu(_info: *mut c_void) {
     let local = percpu::this();
     if local.word.is_clear() {

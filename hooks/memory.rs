@@ -22,7 +22,7 @@ unsafe extern "C" fn on_memory(
     action: c_ulong,
     _arg: *mut c_void,
 ) -> c_int {
-    match action as _ {
+    match action {
         bindings::DEFERRED_FLUSH_MEM_GOING_OFFLINE => {
             BLOCKED.block(Reason::MemoryOffline);
             // The caller holds the hotplug lock, so offline CPUs stay so, and flush at bring-up.
@@ -41,8 +41,10 @@ struct Block(UnsafeCell<bindings::notifier_block>);
 // SAFETY: written by `MemoryNotifier::register` alone, while it is not registered.
 unsafe impl Sync for Block {}
 
-// SAFETY: all-zero is how C makes a static `struct notifier_block`.
-static BLOCK: Block = Block(UnsafeCell::new(unsafe { MaybeUninit::zeroed().assume_init() }));
+static BLOCK: Block = Block(UnsafeCell::new(
+    // SAFETY: all-zero is how C makes a static `struct notifier_block`.
+    unsafe { MaybeUninit::zeroed().assume_init() },
+));
 
 /// The notifier is registered.
 pub(crate) struct MemoryNotifier(());

@@ -39,8 +39,10 @@ struct Action(UnsafeCell<bindings::nmiaction>);
 // SAFETY: written by `NmiHandler::register` alone, while it is not registered.
 unsafe impl Sync for Action {}
 
-// SAFETY: all-zero is how C makes a static `struct nmiaction`.
-static ACTION: Action = Action(UnsafeCell::new(unsafe { MaybeUninit::zeroed().assume_init() }));
+static ACTION: Action = Action(UnsafeCell::new(
+    // SAFETY: all-zero is how C makes a static `struct nmiaction`.
+    unsafe { MaybeUninit::zeroed().assume_init() },
+));
 
 /// The handler is registered, before all others.
 pub(crate) struct NmiHandler(());
@@ -60,7 +62,7 @@ impl NmiHandler {
             (*action).name = NAME.as_char_ptr();
         }
         // SAFETY: the action is a static of this module and complete.
-        to_result(unsafe { bindings::__register_nmi_handler(bindings::NMI_LOCAL as _, action) })?;
+        to_result(unsafe { bindings::__register_nmi_handler(bindings::NMI_LOCAL, action) })?;
         Ok(Self(()))
     }
 }
@@ -68,6 +70,6 @@ impl NmiHandler {
 impl Drop for NmiHandler {
     fn drop(&mut self) {
         // SAFETY: registered under this name; waits until no CPU walks the list any more.
-        unsafe { bindings::unregister_nmi_handler(bindings::NMI_LOCAL as _, NAME.as_char_ptr()) };
+        unsafe { bindings::unregister_nmi_handler(bindings::NMI_LOCAL, NAME.as_char_ptr()) };
     }
 }

@@ -99,6 +99,16 @@ unsafe extern "C" fn deferred_flush_receive() {
         flush::flush_all();
     });
     count_local(&local.flush_entry);
+    #[cfg(variant = "noinstr_leak")]
+    // SAFETY: none: this variant exists for scripts/check-noinstr to refuse it.
+    unsafe {
+        crate::bindings::synchronize_rcu();
+    }
+    #[cfg(variant = "panic_path")]
+    {
+        let table = [0u8; 4];
+        let _ = core::hint::black_box(table[core::hint::black_box(3usize)]);
+    }
 }
 
 static OPS: Ops = Ops::new();

@@ -75,12 +75,13 @@ pub(crate) fn read_text(range: Range) -> Result<KVec<u8>> {
     for address in range.start..range.end {
         // SAFETY: `range` is the extent of a function of the running kernel, whose text is mapped
         // for ever; other CPUs may patch it, hence volatile.
-        bytes.push(unsafe { (address as *const u8).read_volatile() }, GFP_KERNEL)?;
+        let byte = unsafe { (address as *const u8).read_volatile() };
+        bytes.push(byte, GFP_KERNEL)?;
     }
     Ok(bytes)
 }
 
-const SYMBOL_LENGTH: usize = bindings::DEFERRED_FLUSH_KSYM_SYMBOL_LEN as usize;
+const SYMBOL_LENGTH: usize = bindings::DEFERRED_FLUSH_KSYM_SYMBOL_LEN;
 
 /// "name+0xoffset/0xsize", as the kernel prints it.
 struct SymbolText([u8; SYMBOL_LENGTH]);
@@ -96,7 +97,7 @@ impl SymbolText {
     fn of(address: usize) -> Self {
         let mut text = Self([0; SYMBOL_LENGTH]);
         // SAFETY: the buffer has KSYM_SYMBOL_LEN bytes; the kernel terminates the string.
-        unsafe { bindings::sprint_symbol(text.0.as_mut_ptr().cast(), address as _) };
+        unsafe { bindings::sprint_symbol(text.0.as_mut_ptr().cast(), address) };
         text
     }
 
@@ -322,6 +323,8 @@ impl Symbols {
     }
 
     fn has(functions: &[Function], start: usize) -> bool {
-        functions.iter().any(|function| function.text.start == start)
+        functions
+            .iter()
+            .any(|function| function.text.start == start)
     }
 }

@@ -8,6 +8,7 @@
 //! drains every CPU, so that the new code never runs with a flush owed.
 
 use crate::bindings;
+use crate::ctx_tracking::Reason;
 use crate::hooks::drain::{drain_online, BLOCKED};
 use crate::hooks::ftrace::{Hook, Ops};
 use crate::hooks::receiver::Receiver;
@@ -15,7 +16,6 @@ use crate::hooks::symbols::{read_text, Function, Probe, Symbolic, Symbols};
 use crate::insn::{self, CALL_LENGTH, INT3, JMP_REL32, NOP5};
 use crate::policy::Range;
 use crate::stats;
-use crate::ctx_tracking::Reason;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -67,7 +67,7 @@ unsafe extern "C" fn on_text_poke(
 ) {
     // SAFETY: ftrace saved the arguments.
     let registers = unsafe { &(*registers.cast::<bindings::__arch_ftrace_regs>()).regs };
-    let written = Range::new(registers.si as usize, registers.cx as usize);
+    let written = Range::new(registers.si, registers.cx);
     // SAFETY: the callback is registered, so nobody writes.
     let ranges = unsafe { &*RANGES.0.get() };
     if !ranges.iter().any(|range| range.overlaps(written)) {
@@ -176,7 +176,10 @@ impl TextWatch {
         let generation = settled_generation();
         for expected in self.expected.iter() {
             let now = read_text(expected.range)?;
-            let changed = now.iter().zip(expected.bytes.iter()).position(|(a, b)| a != b);
+            let changed = now
+                .iter()
+                .zip(expected.bytes.iter())
+                .position(|(a, b)| a != b);
             if let Some(offset) = changed {
                 return Err(busy(expected.range.start.wrapping_add(offset)));
             }

@@ -17,6 +17,9 @@ unsafe impl Send for UserExitProbe {}
 
 static RECEIVE: kernel::sync::SetOnce<unsafe extern "C" fn()> = kernel::sync::SetOnce::new();
 
+/// # Safety
+///
+/// Called by the tracepoint.
 unsafe extern "C" fn on_user_exit(_data: *mut c_void, _dummy: c_int) {
     if percpu::this().word.is_clear() {
         return;
@@ -27,6 +30,9 @@ unsafe extern "C" fn on_user_exit(_data: *mut c_void, _dummy: c_int) {
     }
 }
 
+/// # Safety
+///
+/// Called for each tracepoint, with a pointer to the result.
 unsafe extern "C" fn find(tracepoint: *mut bindings::tracepoint, found: *mut c_void) {
     // SAFETY: the name is a C string of the kernel.
     if unsafe { CStr::from_ptr((*tracepoint).name.cast()) } == c"user_exit" {

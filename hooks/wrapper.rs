@@ -7,13 +7,13 @@
 
 use crate::bindings;
 use crate::ctx_tracking::{self, Verdict};
+use crate::flush;
 use crate::hooks::drain::{count_local, drain_all, BLOCKED};
 use crate::hooks::ftrace::{Hook, Ops};
 use crate::insn::CALL_LENGTH;
 use crate::percpu::{self, Context, ALLOWED};
 use crate::policy::{Kept, Policy, Range};
 use crate::stats::{self, Slot};
-use crate::flush;
 use core::cell::UnsafeCell;
 use kernel::ffi::{c_int, c_ulong, c_void};
 use kernel::prelude::*;
@@ -75,10 +75,10 @@ unsafe extern "C" fn on_flush(
     // SAFETY: ftrace saved the arguments; nobody else touches them now.
     let registers = unsafe { &mut (*registers).regs };
     let flushed = Range {
-        start: registers.di as usize,
-        end: registers.si as usize,
+        start: registers.di,
+        end: registers.si,
     };
-    if !is_deferrable(flushed, return_address as usize) {
+    if !is_deferrable(flushed, return_address) {
         return;
     }
     if BLOCKED.is_blocked() {
@@ -102,10 +102,10 @@ unsafe extern "C" fn on_flush_in_shadow(
     // SAFETY: as above; only read.
     let registers = unsafe { &(*registers).regs };
     let flushed = Range {
-        start: registers.di as usize,
-        end: registers.si as usize,
+        start: registers.di,
+        end: registers.si,
     };
-    if !is_deferrable(flushed, return_address as usize) {
+    if !is_deferrable(flushed, return_address) {
         return;
     }
     count(|slot| &slot.kept_blocked);
@@ -125,12 +125,13 @@ struct Order {
 ///
 /// The caller has cleared the page-table entries. When this returns, every CPU has flushed the
 /// range or will before it uses a kernel mapping again. Process context, interrupts on.
+///
+/// # Safety
+///
+/// Entered only by way of [`on_flush`].
 unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
     let mut order = Order {
-        range: Range {
-            start: start as usize,
-            end: end as usize,
-        },
+        range: Range { start, end },
     };
     ctx_tracking::sender_barrier();
     // SAFETY: both callbacks match the prototypes, take an `Order`, and do not sleep; `order` lives
@@ -147,6 +148,10 @@ unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
 }
 
 /// Whether the CPU has to be interrupted; if not, it owes the flush.
+///
+/// # Safety
+///
+/// Called by `on_each_cpu_cond_mask()`.
 unsafe extern "C" fn must_interrupt(cpu: c_int, _order: *mut c_void) -> bool {
     let cpu = cpu as u32;
     if !ALLOWED.contains(cpu) || cpu == percpu::current_cpu() {
@@ -173,6 +178,9 @@ unsafe extern "C" fn must_interrupt(cpu: c_int, _order: *mut c_void) -> bool {
     }
 }
 
+/// # Safety
+///
+/// A cross-CPU function with an [`Order`]: interrupts are off.
 unsafe extern "C" fn flush_this_cpu(order: *mut c_void) {
     // SAFETY: the sender waits, so its order is still there.
     let range = unsafe { (*order.cast::<Order>()).range };
