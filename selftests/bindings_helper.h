@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the test module needs and kernel::bindings lacks; read by bindgen. */
+#include <linux/kprobes.h>
+#include <linux/vmalloc.h>
+#include <asm/apic.h>
+#include <asm/nmi.h>
+#include <asm/pgtable.h>
+
+#include "dflush_test.h"
+
+/* bindgen evaluates nothing above the largest signed number: the top bit apart. */
+static const unsigned long DFLUSH_PAGE_KERNEL_LOW = __PAGE_KERNEL & ~_PAGE_NX;
+static const unsigned int DFLUSH_PAGE_BIT_NX = _PAGE_BIT_NX;

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Negative controls: modules with one thing left out or done wrong. Each has to
+# be caught by a named test, in the way that is to be expected; where the damage
+# is made visible by a delay, a good twin with the same delay has to pass it.
+#
+# DFLUSH_VARIANTS  the directory of the variants
+# Usage: controls.sh [VARIANT...]
+
+. "$(dirname "$0")/functions.sh"
+: "${DFLUSH_VARIANTS:?is the directory of the variants}"
+
+SECONDS_OF_RACE=${SECONDS_OF_RACE:-60}
+
+# with_variant VARIANT PROGRAM ARGUMENT...: output of that test against the
+# variant in $OUTPUT, its status in $STATUS.
+with_variant() {
+	local variant=$1 program=$2
+	shift 2
+	DFLUSH_MODULE=$DFLUSH_VARIANTS/$variant/deferred_flush.ko load_module
+	STATUS=0
+	OUTPUT=$(timeout 300 "$DFLUSH_BIN/$program" "$@") || STATUS=$?
+	unload_module
+	note "${OUTPUT//$'\n'/$'\n#   '}"
+	note "$program ended with status $STATUS"
+}
+
+has_line() {
+	grep -qE "$1" <<<"$OUTPUT"
+}
+
+# fails_with PATTERN: the test of that name failed. The program has to have got
+# to its end: a broken test would be no proof.
+fails_with() {
+	[ "$STATUS" -eq 1 ] && has_line "^not ok .*$1" && has_line '^# Totals:' && ! has_line '^Bail out'
+}
+
+passes() {
+	[ "$STATUS" -eq 0 ] && has_line '^# Totals:'
+}
+
+# The receiver clears the word and does not flush: stale pages in every round
+# in which the flush was deferred.
+no_entry_flush() {
+	with_variant no_entry_flush stale -s 1,3 -r 20
+	fails_with 'stale: no stale page after 1 swaps' && fails_with 'stale: no stale page after 3 swaps' &&
+		awk '/^# swaps=/ { lines++
+			split($4, deferred, "="); split($5, stale, "=")
+			if (deferred[2] < 20 || stale[2] != deferred[2]) bad = 1 }
+			END { exit bad || lines != 2 }' <<<"$OUTPUT"
+}
+
+# The receiver comes after code that may use what was remapped.
+receiver_on_tracepoint() {
+	with_variant receiver_on_tracepoint entry 2
+	fails_with 'entry: 64-bit system call drains' && has_line '^# the word was PENDING at tracepoint user_exit'
+}
+
+# An interrupt or system call between the sender's look and its bit is missed.
+no_recheck() {
+	with_variant no_recheck race "$SECONDS_OF_RACE" entries
+	fails_with 'race: no stale page, entries' && has_line '^# stage=entries .* stale=[1-9]'
+}
+
+slow_sender() {
+	with_variant slow_sender race 10 entries
+	passes
+}
+
+# What an NMI reads between the receiver's flush and its clearing of the word stays.
+flush_before_exchange() {
+	with_variant flush_before_exchange race "$SECONDS_OF_RACE" nmis
+	fails_with 'race: no stale page, nmis' && has_line '^# stage=nmis .* stale=[1-9]'
+}
+
+no_first_check() {
+	with_variant no_first_check race 10 nmis
+	passes
+}
+
+# The interrupts of a tracer's own patching run it before the receiver.
+no_drain() {
+	with_variant no_drain watched
+	fails_with 'watched: drained before a tracer is written' && has_line '^# tracer: first hits=[1-9][0-9]* stale=[1-9]'
+}
+
+# An idle CPU is woken without passing the receiver.
+idle_is_quiet() {
+	with_variant idle_is_quiet remote
+	fails_with 'remote: an idle CPU reads nothing stale'
+}
+
+all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
+	no_first_check no_drain idle_is_quiet)
+[ $# -gt 0 ] || set -- "${all[@]}"
+begin $#
+for variant in "$@"; do
+	case $variant in
+	slow_sender) check "control: $variant, the good twin of no_recheck, passes" "$variant" ;;
+	no_first_check) check "control: $variant, the good twin of flush_before_exchange, passes" "$variant" ;;
+	*) check "control: $variant is caught" "$variant" ;;
+	esac
+done
+ktap_finished

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Load and unload again and again under a flush storm, with spinners in user
+# mode on the isolated CPUs.
+#
+# Usage: cycles.sh [CYCLES]
+
+. "$(dirname "$0")/functions.sh"
+
+cycles=${1:-200}
+
+cycle() {
+	local i
+	for ((i = 1; i <= cycles; i++)); do
+		load_module
+		if [ "$(state_of)" != on ]; then
+			note "cycle $i: state $(state_of)"
+			return 1
+		fi
+		if ! { echo off >"$CONTROL/mode" && rmmod deferred_flush; }; then
+			note "cycle $i: cannot be unloaded"
+			return 1
+		fi
+		if ((i % 20 == 0)); then
+			note "$i cycles"
+		fi
+	done
+}
+
+# The storm has to have met the module: with it on, flushes are deferred.
+storm_is_deferred() {
+	local before tries
+	load_module
+	before=$(summary deferred)
+	for tries in {1..100}; do
+		if [ "$(summary deferred)" -gt $((before + 20)) ]; then
+			note "deferred rose after $tries looks"
+			unload_module
+			return 0
+		fi
+		sleep 0.1
+	done
+	unload_module
+	return 1
+}
+
+begin 4
+clean=$(fingerprint)
+hold_cpus "$NOHZ_FULL"
+"$DFLUSH_BIN/dflush" storm &
+storm=$!
+check "cycles: the storm is deferred" storm_is_deferred
+check "cycles: $cycles times load and unload under the storm" cycle
+check "cycles: the storm goes on" kill -0 "$storm"
+kill "$storm"
+wait "$storm" 2>/dev/null || true
+release_cpus
+unload_module
+check "cycles: nothing left behind" left_nothing "$clean"
+ktap_finished

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The shell tests' hand on the test module.
+ *
+ * Usage:
+ *   dflush rounds CPUS COUNT     swap COUNT times behind spinners on CPUS; prints
+ *                                'cpu deferred ipi_not_quiet stale' for each
+ *   dflush flush aliases|vrealloc|huge COUNT
+ *   dflush storm                 swap until killed
+ *   dflush hold CPUS             spin on CPUS, print 'ready', until standard input ends
+ *   dflush watch ftrace|kprobe|ipmodify|direct SYMBOL [OFFSET]
+ *   dflush unwatch KIND
+ *   dflush load FILE [PARAMETERS]
+ *   dflush bytes SYMBOL          print the first 16 bytes of a function's code
+ *
+ * Fails with the errno as its exit status, so that a test can name it.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common.h"
+
+#define PAGES 96
+
+static int find(const char *const *names, int count, const char *name)
+{
+	for (int i = 0; i < count; i++)
+		if (!strcmp(names[i], name))
+			return i;
+	fail("unknown name '%s'; see the head of dflush.c", name);
+}
+
+static int rounds(struct cpu_list cpus, long count)
+{
+	struct spinner spinners[DFLUSH_TEST_MAX_CPUS];
+	struct cpu_row before[DFLUSH_TEST_MAX_CPUS];
+
+	setup_area(PAGES, 4);
+	for (int i = 0; i < cpus.count; i++) {
+		spinners[i] = start_spinner(cpus.cpu[i]);
+		before[i] = cpu_row(cpus.cpu[i]);
+	}
+	for (long round = 0; round < count; round++) {
+		for (int i = 0; i < cpus.count; i++)
+			give_order(&spinners[i], ORDER_READ, 0);
+		for (int i = 0; i < cpus.count; i++)
+			wait_done(&spinners[i]);
+		swap_area(1);
+	}
+	for (int i = 0; i < cpus.count; i++) {
+		struct cpu_row after;
+
+		obey(&spinners[i], ORDER_READ, 0);
+		after = cpu_row(cpus.cpu[i]);
+		printf("%d %lld %lld %llu\n", cpus.cpu[i],
+		       after.deferred - before[i].deferred,
+		       after.ipi_not_quiet - before[i].ipi_not_quiet,
+		       spinners[i].line->stale + spinners[i].line->absent);
+		stop_spinner(&spinners[i]);
+	}
+	return 0;
+}
+
+static int hold(struct cpu_list cpus)
+{
+	struct spinner spinners[DFLUSH_TEST_MAX_CPUS];
+
+	for (int i = 0; i < cpus.count; i++)
+		spinners[i] = start_spinner(cpus.cpu[i]);
+	printf("ready\n");
+	fflush(stdout);
+	while (getchar() != EOF)
+		;
+	for (int i = 0; i < cpus.count; i++)
+		stop_spinner(&spinners[i]);
+	return 0;
+}
+
+static int flush(const char *kind, long count)
+{
+	static const char *const kinds[] = { "aliases", "vrealloc", "huge" };
+	struct dflush_request about = { .count = find(kinds, 3, kind) };
+
+	while (count-- > 0)
+		request(DFLUSH_NR_FLUSH, &about);
+	return 0;
+}
+
+static int watch(int argc, char **argv)
+{
+	static const char *const kinds[] = { "ftrace", "kprobe", "ipmodify", "direct" };
+	struct dflush_request about = { .watch = find(kinds, 4, argv[2]) };
+
+	if (!strcmp(argv[1], "unwatch"))
+		return -try_request(DFLUSH_NR_UNWATCH, &about);
+	if (argc < 4)
+		fail("watch needs a symbol");
+	snprintf(about.symbol, sizeof(about.symbol), "%s", argv[3]);
+	if (argc > 4)
+		about.address = strtoul(argv[4], NULL, 0);
+	return -try_request(DFLUSH_NR_WATCH, &about);
+}
+
+static int load(const char *path, const char *parameters)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (file < 0)
+		fail("%s: %s", path, strerror(errno));
+	return syscall(SYS_finit_module, file, parameters, 0) ? errno : 0;
+}
+
+static unsigned long find_symbol(const char *symbol)
+{
+	char name[128], line[512];
+	unsigned long long address;
+	FILE *symbols = fopen("/proc/kallsyms", "re");
+
+	if (!symbols)
+		fail("/proc/kallsyms: %s", strerror(errno));
+	while (fgets(line, sizeof(line), symbols)) {
+		if (sscanf(line, "%llx %*c %127s", &address, name) == 2 && !strcmp(name, symbol)) {
+			fclose(symbols);
+			return address;
+		}
+	}
+	fail("the kernel has no symbol %s", symbol);
+}
+
+/* The kernel's memory is in /proc/kcore, one program header a range. */
+static int bytes(const char *symbol)
+{
+	unsigned long address = find_symbol(symbol);
+	int core = open("/proc/kcore", O_RDONLY | O_CLOEXEC);
+	unsigned char code[16];
+	Elf64_Ehdr header;
+	Elf64_Phdr range;
+
+	if (core < 0 || pread(core, &header, sizeof(header), 0) != sizeof(header))
+		fail("/proc/kcore: %s", strerror(errno));
+	for (int i = 0; i < header.e_phnum; i++) {
+		off_t offset = header.e_phoff + i * sizeof(range);
+
+		if (pread(core, &range, sizeof(range), offset) != sizeof(range))
+			fail("/proc/kcore: %s", strerror(errno));
+		if (range.p_type != PT_LOAD || address < range.p_vaddr ||
+		    address - range.p_vaddr >= range.p_memsz)
+			continue;
+		offset = range.p_offset + (address - range.p_vaddr);
+		if (pread(core, code, sizeof(code), offset) != sizeof(code))
+			fail("/proc/kcore: %s", strerror(errno));
+		for (size_t byte = 0; byte < sizeof(code); byte++)
+			printf("%02x", code[byte]);
+		printf("\n");
+		return 0;
+	}
+	fail("/proc/kcore has no range for %s", symbol);
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+
+	/* These two also run where no CPU is isolated. */
+	if (!strcmp(what, "load") && argc >= 3)
+		return load(argv[2], argc > 3 ? argv[3] : "");
+	if (!strcmp(what, "bytes") && argc == 3)
+		return bytes(argv[2]);
+	pin_to(housekeeping_cpu());
+	if (!strcmp(what, "rounds") && argc == 4)
+		return rounds(parse_cpus(argv[2]), atol(argv[3]));
+	if (!strcmp(what, "hold") && argc == 3)
+		return hold(parse_cpus(argv[2]));
+	if (!strcmp(what, "flush") && argc == 4)
+		return flush(argv[2], atol(argv[3]));
+	if (!strcmp(what, "storm") && argc == 2) {
+		setup_area(16, 4);
+		for (;;)
+			swap_area(1);
+	}
+	if ((!strcmp(what, "watch") || !strcmp(what, "unwatch")) && argc >= 3)
+		return watch(argc, argv);
+	fail("unknown use; see the head of dflush.c");
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * What the test module dflush_test offers to the test programs, by ioctl() on
+ * /dev/dflush_test. C sees this file as it is, Rust through bindgen.
+ *
+ * There is one area of swapped pages. Each page holds a tag with the number of
+ * the generation in which it was mapped, so whoever reads an old generation
+ * has used a stale translation.
+ */
+#ifndef DFLUSH_TEST_H
+#define DFLUSH_TEST_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define DFLUSH_TEST_DEVICE "/dev/dflush_test"
+#define DFLUSH_TEST_MAX_CPUS 64
+
+/* Same layout for 32-bit and 64-bit callers. */
+struct dflush_request {
+	/* in */
+	__u32 cpu;
+	__u32 vector;		/* SEND_IPI: 2 is NMI, 0xfd reschedule */
+	__u64 pages;		/* SETUP */
+	__u64 sets;		/* SETUP: how many sets of pages take turns */
+	__u64 count;		/* SWAP: how many swaps; FLUSH: enum dflush_flush */
+	__u64 microseconds;	/* READ_FOR, TIMER */
+	__u64 address;		/* SET_WORD: address of the per-CPU symbol; WATCH: offset */
+	__u32 watch;		/* WATCH, UNWATCH: enum dflush_watch */
+	__u32 pad;
+	char symbol[48];	/* WATCH */
+
+	/* out */
+	__u64 generation;	/* SWAP, READ */
+	__u64 reads;		/* READ, READ_FOR: pages read */
+	__u64 stale;		/* pages that held a generation that was already replaced */
+	__u64 absent;		/* pages that were not mapped, or held no tag */
+	__u64 moved;		/* SWAP: how often the address could not be had again */
+
+	/* out of REPORT, about one CPU since ARM */
+	__u64 probe_hits;	/* tracepoint user_exit */
+	__u64 probe_pending;	/* of these: the word was still PENDING */
+	__u64 probe_stale;
+	__u64 nmi_hits;
+	__u64 nmi_stale;
+	__u64 watch_hits;
+	__u64 watch_stale;
+	__u64 timer_hits;
+};
+
+enum dflush_command {
+	DFLUSH_NR_SETUP = 1,
+	DFLUSH_NR_TEARDOWN,
+	DFLUSH_NR_SWAP,
+	DFLUSH_NR_READ,		/* strict: everything but the newest generation is stale */
+	DFLUSH_NR_READ_FOR,	/* while others swap: older than published is stale */
+	DFLUSH_NR_READ_ON,	/* READ on another CPU, by an interrupt */
+	DFLUSH_NR_SET_WORD,
+	DFLUSH_NR_ARM,		/* zero the report of a CPU, let its probe read pages */
+	DFLUSH_NR_DISARM,
+	DFLUSH_NR_REPORT,
+	DFLUSH_NR_SEND_IPI,
+	DFLUSH_NR_TIMER,	/* a timer interrupt on the calling CPU */
+	DFLUSH_NR_FLUSH,
+	DFLUSH_NR_WATCH,
+	DFLUSH_NR_UNWATCH,
+};
+
+/* Ways to flush_tlb_kernel_range(). */
+enum dflush_flush {
+	DFLUSH_FLUSH_ALIASES,	/* vfree() and vm_unmap_aliases(): may be deferred */
+	DFLUSH_FLUSH_VREALLOC,	/* vrealloc() that shrinks: frees the pages right after */
+	DFLUSH_FLUSH_HUGE,	/* huge mapping over an old page table, which is freed */
+};
+
+enum dflush_watch {
+	DFLUSH_WATCH_FTRACE,	/* a function tracer that reads the pages */
+	DFLUSH_WATCH_KPROBE,	/* a kprobe that reads the pages */
+	DFLUSH_WATCH_IPMODIFY,	/* an IPMODIFY user, as a livepatch is one */
+	DFLUSH_WATCH_DIRECT,	/* a direct call, as BPF fentry makes one */
+	DFLUSH_WATCH_KINDS,
+};
+
+#define DFLUSH_IOCTL(nr) _IOWR('d', nr, struct dflush_request)
+
+#endif /* DFLUSH_TEST_H */

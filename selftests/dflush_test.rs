@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Test module of deferred_flush: see `dflush_test.h` for what it offers.
+
+mod area;
+mod bindings;
+mod probes;
+mod watch;
+
+use area::{
+    Area,
+    Reading, //
+};
+use bindings::dflush_request;
+use core::{
+    mem::MaybeUninit,
+    sync::atomic::Ordering::SeqCst, //
+};
+use kernel::{
+    error::to_result,
+    fs::File,
+    ioctl::_IOWR,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+};
+use probes::Probes;
+use watch::Watcher;
+
+module! {
+    type: DflushTest,
+    name: "dflush_test",
+    authors: ["The deferred_flush authors"],
+    description: "Test module of deferred_flush",
+    license: "GPL",
+}
+
+/// What ioctl() works on; one for everybody.
+struct State {
+    area: Option<Area>,
+    watchers: [Option<Watcher>; bindings::dflush_watch_DFLUSH_WATCH_KINDS as usize],
+    timer: Option<Timer>,
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised in the module's init function, before anything can use it.
+    unsafe(uninit) static STATE: Mutex<State> = State {
+        area: None,
+        watchers: [const { None }; bindings::dflush_watch_DFLUSH_WATCH_KINDS as usize],
+        timer: None,
+    };
+}
+
+/// Gives back what the last test left behind, before the probes go.
+struct Cleanup;
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        let mut state = STATE.lock();
+        state.timer = None;
+        for watcher in &mut state.watchers {
+            *watcher = None;
+        }
+        state.area = None;
+    }
+}
+
+// Dropped in this order.
+#[pin_data]
+struct DflushTest {
+    #[pin]
+    _device: MiscDeviceRegistration<Device>,
+    _cleanup: Cleanup,
+    _probes: Probes,
+}
+
+impl kernel::InPlaceModule for DflushTest {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: Called once, here.
+        unsafe { STATE.init() };
+        try_pin_init!(Self {
+            _probes: Probes::new()?,
+            _cleanup: Cleanup,
+            _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"dflush_test",
+            }),
+        })
+    }
+}
+
+/// A timer that interrupts the CPU that started it.
+///
+/// # Invariants
+///
+/// The timer inside is set up.
+struct Timer(KBox<MaybeUninit<bindings::hrtimer>>);
+
+// SAFETY: May be cancelled from any thread.
+unsafe impl Send for Timer {}
+
+unsafe extern "C" fn expired(_timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
+    if let Some(report) = probes::this_report() {
+        report.timer_hits.fetch_add(1, SeqCst);
+    }
+    bindings::hrtimer_restart::HRTIMER_NORESTART
+}
+
+impl Timer {
+    fn start(microseconds: u64) -> Result<Self> {
+        let mut timer = KBox::<bindings::hrtimer>::new_uninit(GFP_KERNEL)?;
+        let delay = i64::try_from(microseconds.checked_mul(1000).ok_or(EINVAL)?)?;
+        let mode = bindings::hrtimer_mode_HRTIMER_MODE_REL_PINNED_HARD;
+        // SAFETY: The box gives the timer an address that stays until it is cancelled.
+        unsafe {
+            bindings::hrtimer_setup(
+                timer.as_mut_ptr(),
+                Some(expired),
+                bindings::CLOCK_MONOTONIC as i32,
+                mode,
+            );
+            bindings::hrtimer_start_range_ns(timer.as_mut_ptr(), delay, 0, mode);
+        }
+        Ok(Self(timer))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: Set up by the type invariant.
+        unsafe { bindings::hrtimer_cancel(self.0.as_mut_ptr()) };
+    }
+}
+
+unsafe extern "C" fn read_here(reading: *mut c_void) {
+    // SAFETY: read_on() passes a reading and waits for this function.
+    unsafe { *reading.cast::<Reading>() = area::read() };
+}
+
+/// Reads the pages on another CPU, in an interrupt that this function sends.
+fn read_on(cpu: u32) -> Result<Reading> {
+    let mut reading = Reading::default();
+    // SAFETY: The function writes to what is passed with it, and is waited for.
+    to_result(unsafe {
+        bindings::smp_call_function_single(
+            cpu as c_int,
+            Some(read_here),
+            (&raw mut reading).cast(),
+            true,
+        )
+    })?;
+    Ok(reading)
+}
+
+/// Reads the pages again and again while another CPU swaps them.
+fn read_for(microseconds: u64) -> Reading {
+    let mut sum = Reading::default();
+    // SAFETY: Time is kept by now.
+    let start = unsafe { bindings::ktime_get() };
+    loop {
+        sum.add(&area::read());
+        // SAFETY: As above.
+        let passed = unsafe { bindings::ktime_get() } - start;
+        if passed < 0 || passed as u64 >= microseconds.saturating_mul(1000) {
+            return sum;
+        }
+    }
+}
+
+fn send_ipi(cpu: u32, vector: u32) -> Result {
+    if vector == 2 {
+        probes::report(cpu)?.expect_nmi();
+    }
+    let word = cpu as usize / 64;
+    // SAFETY: All zeroes is the empty mask.
+    let mut mask = unsafe { core::mem::zeroed::<bindings::cpumask>() };
+    // SAFETY: Reading a mask that changes only when CPUs come and go, which no test does.
+    let online = unsafe { *(&raw const bindings::__cpu_online_mask) };
+    if online.bits.get(word).ok_or(EINVAL)? & (1 << (cpu % 64)) == 0 {
+        return Err(ENXIO);
+    }
+    *mask.bits.get_mut(word).ok_or(EINVAL)? = 1 << (cpu % 64);
+    // SAFETY: This is the static call's trampoline, to be called directly; the CPU is online.
+    unsafe { bindings::__SCT__apic_call_send_IPI_mask(&raw const mask, vector as c_int) };
+    Ok(())
+}
+
+/// One kernel-range flush, made in the way that `kind` says.
+fn flush(kind: u64) -> Result {
+    const SMALL: usize = 16 * PAGE_SIZE;
+    const LARGE: usize = 16 << 20;
+    let gfp = bindings::GFP_KERNEL;
+    // SAFETY: Each area is used only here, freed once, and nobody else knows its address.
+    unsafe {
+        match u32::try_from(kind)? {
+            bindings::dflush_flush_DFLUSH_FLUSH_ALIASES => {
+                let area = bindings::vmalloc_noprof(SMALL);
+                bindings::vfree(area);
+                bindings::vm_unmap_aliases();
+            }
+            bindings::dflush_flush_DFLUSH_FLUSH_VREALLOC => {
+                let area = bindings::vmalloc_noprof(SMALL);
+                if area.is_null() {
+                    return Err(ENOMEM);
+                }
+                let smaller = bindings::vrealloc_node_align_noprof(area, PAGE_SIZE, 1, gfp, -1);
+                bindings::vfree(smaller);
+            }
+            bindings::dflush_flush_DFLUSH_FLUSH_HUGE => {
+                // Leaves empty page tables behind, which a huge mapping then replaces.
+                let area = bindings::vmalloc_noprof(LARGE);
+                bindings::vfree(area);
+                bindings::vm_unmap_aliases();
+                let huge = bindings::vmalloc_huge_node_noprof(LARGE / 2, gfp, -1);
+                bindings::vfree(huge);
+            }
+            _ => return Err(EINVAL),
+        }
+    }
+    Ok(())
+}
+
+// SAFETY: Integers and an array of bytes, without padding; any pattern of bits is valid.
+unsafe impl AsBytes for dflush_request {}
+// SAFETY: As above.
+unsafe impl FromBytes for dflush_request {}
+
+/// An open /dev/dflush_test; holds nothing.
+struct Device;
+
+const fn command(number: u32) -> u32 {
+    _IOWR::<dflush_request>('d' as u32, number)
+}
+
+const SETUP: u32 = command(bindings::dflush_command_DFLUSH_NR_SETUP);
+const TEARDOWN: u32 = command(bindings::dflush_command_DFLUSH_NR_TEARDOWN);
+const SWAP: u32 = command(bindings::dflush_command_DFLUSH_NR_SWAP);
+const READ: u32 = command(bindings::dflush_command_DFLUSH_NR_READ);
+const READ_FOR: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_FOR);
+const READ_ON: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_ON);
+const SET_WORD: u32 = command(bindings::dflush_command_DFLUSH_NR_SET_WORD);
+const ARM: u32 = command(bindings::dflush_command_DFLUSH_NR_ARM);
+const DISARM: u32 = command(bindings::dflush_command_DFLUSH_NR_DISARM);
+const REPORT: u32 = command(bindings::dflush_command_DFLUSH_NR_REPORT);
+const SEND_IPI: u32 = command(bindings::dflush_command_DFLUSH_NR_SEND_IPI);
+const TIMER: u32 = command(bindings::dflush_command_DFLUSH_NR_TIMER);
+const FLUSH: u32 = command(bindings::dflush_command_DFLUSH_NR_FLUSH);
+const WATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_WATCH);
+const UNWATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_UNWATCH);
+
+fn show(request: &mut dflush_request, reading: &Reading) {
+    request.generation = reading.generation;
+    request.reads = reading.reads;
+    request.stale = reading.stale;
+    request.absent = reading.absent;
+}
+
+fn swap(request: &mut dflush_request) -> Result {
+    let mut state = STATE.lock();
+    let area = state.area.as_mut().ok_or(ENXIO)?;
+    let moved = area.moved();
+    for _ in 0..request.count {
+        area.swap()?;
+    }
+    request.generation = area.generation();
+    request.moved = area.moved() - moved;
+    Ok(())
+}
+
+fn report(request: &mut dflush_request) -> Result {
+    let report = probes::report(request.cpu)?;
+    request.probe_hits = report.probe_hits.load(SeqCst);
+    request.probe_pending = report.probe_pending.load(SeqCst);
+    request.probe_stale = report.probe_stale.load(SeqCst);
+    request.nmi_hits = report.nmi_hits.load(SeqCst);
+    request.nmi_stale = report.nmi_stale.load(SeqCst);
+    request.watch_hits = report.watch_hits.load(SeqCst);
+    request.watch_stale = report.watch_stale.load(SeqCst);
+    request.timer_hits = report.timer_hits.load(SeqCst);
+    Ok(())
+}
+
+fn serve(command: u32, request: &mut dflush_request) -> Result {
+    match command {
+        SETUP => {
+            let mut state = STATE.lock();
+            // The old one goes first, with its address.
+            state.area = None;
+            state.area = Some(Area::new(
+                usize::try_from(request.pages)?,
+                usize::try_from(request.sets)?,
+            )?);
+        }
+        TEARDOWN => STATE.lock().area = None,
+        SWAP => swap(request)?,
+        READ => show(request, &area::read()),
+        READ_FOR => show(request, &read_for(request.microseconds)),
+        READ_ON => show(request, &read_on(request.cpu)?),
+        SET_WORD => probes::set_word(usize::try_from(request.address)?),
+        ARM => probes::report(request.cpu)?.arm(),
+        DISARM => probes::report(request.cpu)?.disarm(),
+        REPORT => report(request)?,
+        SEND_IPI => send_ipi(request.cpu, request.vector)?,
+        TIMER => {
+            let mut state = STATE.lock();
+            state.timer = None;
+            state.timer = Some(Timer::start(request.microseconds)?);
+        }
+        FLUSH => flush(request.count)?,
+        WATCH | UNWATCH => {
+            let mut state = STATE.lock();
+            let slot = state
+                .watchers
+                .get_mut(request.watch as usize)
+                .ok_or(EINVAL)?;
+            *slot = None;
+            if command == WATCH {
+                *slot = Some(Watcher::new(
+                    request.watch,
+                    &request.symbol,
+                    request.address,
+                )?);
+            }
+        }
+        _ => return Err(ENOTTY),
+    }
+    Ok(())
+}
+
+#[vtable]
+impl MiscDevice for Device {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        Ok(KBox::new(Self, GFP_KERNEL)?)
+    }
+
+    fn ioctl(_device: &Self, _file: &File, command: u32, argument: usize) -> Result<isize> {
+        let user = UserPtr::from_addr(argument);
+        let slice = UserSlice::new(user, size_of::<dflush_request>());
+        let (mut reader, mut writer) = slice.reader_writer();
+        let mut request = reader.read::<dflush_request>()?;
+        serve(command, &mut request)?;
+        writer.write(&request)?;
+        Ok(0)
+    }
+}

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Each refusal that this machine can provoke: the errno, one line of error, and
+# nothing left behind. (Machines without nohz_full or of AMD family 10h have
+# their own boot: unsupported.sh.)
+
+. "$(dirname "$0")/functions.sh"
+
+# is_refused_cleanly ERRNO [PARAMETERS]
+is_refused_cleanly() {
+	local before status errors
+	before=$(fingerprint)
+	mark_log
+	status=$(load_status "${2:-}")
+	errors=$(count_errors)
+	note "errno $status, $errors error lines:" "$(log_since_mark | grep 'deferred_flush: ' || true)"
+	if is_loaded; then
+		unload_module
+		return 1
+	fi
+	[ "$status" -eq "$1" ] && [ "$errors" -eq 1 ] && left_nothing "$before"
+}
+
+# with_watcher KIND SYMBOL OFFSET COMMAND...
+with_watcher() {
+	local kind=$1 status=0
+	dflush watch "$kind" "$2" "$3" || return 1
+	shift 3
+	"$@" || status=$?
+	dflush unwatch "$kind"
+	return "$status"
+}
+
+# Where a kprobe fits into the middle of __rcu_read_lock.
+probe_offset() {
+	local offset
+	for offset in {5..32}; do
+		if dflush watch kprobe __rcu_read_lock "$offset"; then
+			dflush unwatch kprobe
+			echo "$offset"
+			return
+		fi
+	done
+	return 1
+}
+
+EINVAL=22 EBUSY=16
+
+begin 9
+check "refusal: parameter out of range" is_refused_cleanly $EINVAL mode=3
+check "refusal: another IPMODIFY user of flush_tlb_kernel_range" \
+	with_watcher ipmodify flush_tlb_kernel_range 0 is_refused_cleanly $EBUSY
+check "refusal: another direct call of vtime_user_exit" \
+	with_watcher direct vtime_user_exit 0 is_refused_cleanly $EBUSY
+check "refusal: a tracer on vtime_user_exit" \
+	with_watcher ftrace vtime_user_exit 0 is_refused_cleanly $EBUSY
+check "refusal: a tracer on __rcu_read_lock" \
+	with_watcher ftrace __rcu_read_lock 0 is_refused_cleanly $EBUSY
+check "refusal: a kprobe on __rcu_read_lock" \
+	with_watcher kprobe __rcu_read_lock 0 is_refused_cleanly $EBUSY
+check "refusal: a kprobe inside __rcu_read_lock" \
+	with_watcher kprobe __rcu_read_lock "$(probe_offset)" is_refused_cleanly $EBUSY
+
+# A tracer elsewhere is nobody's business, and afterwards everything works.
+loads_and_unloads() {
+	local before status
+	before=$(fingerprint)
+	status=$(load_status "")
+	[ "$status" -eq 0 ] && [ "$(state_of)" = on ] && unload_module && left_nothing "$before"
+}
+check "refusal: none with a tracer on unwatched code" \
+	with_watcher ftrace vfs_read 0 loads_and_unloads
+check "refusal: none after all that" loads_and_unloads
+ktap_finished
