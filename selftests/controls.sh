@@ -11,7 +11,7 @@
 . "$(dirname "$0")/functions.sh"
 : "${DFLUSH_VARIANTS:?is the directory of the variants}"
 
-SECONDS_OF_RACE=${SECONDS_OF_RACE:-60}
+SECONDS_OF_RACE=${SECONDS_OF_RACE:-120}
 
 # with_variant VARIANT PROGRAM ARGUMENT...: output of that test against the
 # variant in $OUTPUT, its status in $STATUS.
@@ -41,14 +41,18 @@ passes() {
 }
 
 # The receiver clears the word and does not flush: stale pages in every round
-# in which the flush was deferred.
+# in which the flush was deferred. (A Bochs machine forgets translations by
+# itself, so there it only has to happen: CONTROL_STALE_SHARE, in percent.)
 no_entry_flush() {
-	with_variant no_entry_flush stale -s 1,3 -r 20
-	fails_with 'stale: no stale page after 1 swaps' && fails_with 'stale: no stale page after 3 swaps' &&
-		awk '/^# swaps=/ { lines++
+	local swaps
+	for swaps in 1 3; do
+		with_variant no_entry_flush stale -s "$swaps" -r 20
+		fails_with "stale: no stale page after $swaps swaps" || return 1
+		awk -v share="${CONTROL_STALE_SHARE:-100}" '/^# swaps=/ { lines++
 			split($4, deferred, "="); split($5, stale, "=")
-			if (deferred[2] < 20 || stale[2] != deferred[2]) bad = 1 }
-			END { exit bad || lines != 2 }' <<<"$OUTPUT"
+			if (deferred[2] < 10 || stale[2] * 100 < deferred[2] * share) bad = 1 }
+			END { exit bad || lines != 1 }' <<<"$OUTPUT" || return 1
+	done
 }
 
 # The receiver comes after code that may use what was remapped.
@@ -81,7 +85,7 @@ no_first_check() {
 
 # The interrupts of a tracer's own patching run it before the receiver.
 no_drain() {
-	with_variant no_drain watched
+	with_variant no_drain watched drain
 	fails_with 'watched: drained before a tracer is written' && has_line '^# tracer: first hits=[1-9][0-9]* stale=[1-9]'
 }
 

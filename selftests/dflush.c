@@ -181,8 +181,10 @@ int main(int argc, char **argv)
 		return flush(argv[2], atol(argv[3]));
 	if (!strcmp(what, "storm") && argc == 2) {
 		setup_area(16, 4);
-		for (;;)
+		for (;;) {
 			swap_area(1);
+			usleep(500);
+		}
 	}
 	if ((!strcmp(what, "watch") || !strcmp(what, "unwatch")) && argc >= 3)
 		return watch(argc, argv);

@@ -62,7 +62,7 @@ enum dflush_command {
 	DFLUSH_NR_SEND_IPI,
 	DFLUSH_NR_TIMER,	/* a timer interrupt on the calling CPU */
 	DFLUSH_NR_FLUSH,
-	DFLUSH_NR_WATCH,
+	DFLUSH_NR_WATCH,	/* a tracer that is there gets one more function */
 	DFLUSH_NR_UNWATCH,
 };
 

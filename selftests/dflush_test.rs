@@ -324,6 +324,11 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
                 .watchers
                 .get_mut(request.watch as usize)
                 .ok_or(EINVAL)?;
+            if command == WATCH {
+                if let Some(Watcher::Ftrace(ops)) = slot {
+                    return watch::extend(ops, &request.symbol);
+                }
+            }
             *slot = None;
             if command == WATCH {
                 *slot = Some(Watcher::new(

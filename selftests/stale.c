@@ -20,7 +20,7 @@
 struct sums {
 	long rounds;		/* rounds times CPUs */
 	long deferred;		/* of these: the last flush was deferred */
-	long stale_rounds;	/* of these: something stale was read */
+	long stale_rounds;	/* of these: something stale, or long gone, was read */
 	unsigned long long reads;
 	unsigned long long stale;
 	unsigned long long absent;
@@ -58,7 +58,7 @@ static void one_round(struct spinner *spinners, int count, unsigned long swaps, 
 		sums->absent += line->absent;
 		if (deferred[i] >= (long long)swaps) {
 			sums->deferred++;
-			sums->stale_rounds += line->stale != 0;
+			sums->stale_rounds += line->stale || line->absent;
 		}
 	}
 }

@@ -53,6 +53,19 @@ unsafe extern "C" fn probed(_probe: *mut bindings::kprobe, _regs: *mut bindings:
     0
 }
 
+/// Puts a registered tracer on one more function.
+///
+/// That patches nothing but the function itself, whereas registering a tracer interrupts every CPU
+/// several times before.
+pub(crate) fn extend(ops: &mut KBox<bindings::ftrace_ops>, symbol: &[u8; 48]) -> Result {
+    let length = symbol.iter().position(|byte| *byte == 0).ok_or(EINVAL)?;
+    let mut name = *symbol;
+    // SAFETY: `ops` is registered; the kernel only reads `length` bytes of the name.
+    to_result(unsafe {
+        bindings::ftrace_set_filter(&raw mut **ops, name.as_mut_ptr(), length as c_int, 0)
+    })
+}
+
 /// Something registered on a function; unregistered when dropped.
 ///
 /// # Invariants
