@@ -29,8 +29,24 @@ struct Arguments {
     out: PathBuf,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(failures) if failures.is_empty() => ExitCode::SUCCESS,
+        Ok(failures) => {
+            for failure in failures {
+                eprintln!("demo-report: missed: {failure}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("demo-report: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Write everything, and return what was missed.
+fn run(arguments: &Arguments) -> Result<Vec<String>> {
     let mut report = Report::read(&arguments.raw)?;
     report.failures = bar::failures(&report);
 
@@ -47,12 +63,5 @@ fn main() -> Result<ExitCode> {
     write("report.svg", &chart::render(&report)?)?;
 
     print!("{table}");
-    for failure in &report.failures {
-        eprintln!("demo-report: missed: {failure}");
-    }
-    Ok(if report.failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(report.failures)
 }
