@@ -41,22 +41,25 @@ impl Engaged {
         let receiver = Receiver::install(symbols.receiver_site).inspect_err(|_| {
             pr_err!("vtime_user_exit is taken by another direct call (BPF or livepatch): remove it first\n");
         })?;
+        let generation = watch.check(symbols, &receiver)?;
         if Receiver::PATCHES_SITE && !watch.saw_write() {
             pr_err!(
                 "the watch on __text_poke does not see this kernel's patching: not supported\n"
             );
             return Err(ENOENT);
         }
-        let generation = watch.check(symbols, &receiver)?;
         let memory = MemoryNotifier::register()?;
         let wrapper = Self::wrapper(wrapper::Kind::Deferring, symbols)?;
-        // A write to watched code since the check makes this fail.
-        if !BLOCKED.resume(generation) {
+        // A write to watched code since the check makes one of these fail. Once the mode does not
+        // block any more, the watch itself reports it.
+        let is_unchanged = BLOCKED.resume(generation);
+        let deferring = Deferring::start();
+        if !is_unchanged || BLOCKED.has(Reason::Tracer) {
             pr_err!("code that runs before a deferred flush is being changed: try again later\n");
             return Err(EBUSY);
         }
         Ok(Self {
-            _deferring: Deferring::start(),
+            _deferring: deferring,
             _wrapper: wrapper,
             _memory: memory,
             _receiver: receiver,
@@ -136,7 +139,9 @@ impl fmt::Display for State {
         if hooks::is_stuck() {
             return f.write_str("degraded: a hook could not be removed, every interrupt is sent");
         }
+        // While the mode is changed, the module's own patching blocks too.
         match self.0 {
+            mode if BLOCKED.has(Reason::Mode) => f.write_str(mode.name()),
             Mode::On if BLOCKED.has(Reason::Tracer) => {
                 let address = Symbolic(text_watch::last_write());
                 f.write_fmt(fmt!("suspended: watched code changed at {address}"))

@@ -43,7 +43,7 @@ module! {
 /// The loaded module. Fields are dropped in this order: first nobody can ask for anything any more,
 /// then the hooks go, then what they count in.
 struct DeferredFlush {
-    _sysfs: sysfs::Directory,
+    _sysfs: Option<sysfs::Directory>,
     _debugfs: debugfs::Directory,
     _running: control::Running,
     _slots: stats::Slots,
@@ -61,17 +61,28 @@ impl kernel::Module for DeferredFlush {
         let symbols = Symbols::find(machine::vmalloc_range())?;
         let slots = stats::Slots::new()?;
         let running = control::Running::start(symbols);
-        let module = Self {
-            _sysfs: sysfs::Directory::create()?,
+        Self::unless_stuck(control::set_mode(mode))?;
+        // The files come last: a load that fails frees the module, whoever has one of them open.
+        let sysfs = Self::unless_stuck(sysfs::Directory::create().inspect_err(|_| {
+            // If hooks cannot be removed now, the module has to stay, without its files.
+            let _ = control::set_mode(Mode::Off);
+        }))?;
+        Ok(Self {
+            _sysfs: sysfs,
             _debugfs: debugfs::Directory::create(),
             _running: running,
             _slots: slots,
-        };
-        match control::set_mode(mode) {
-            // A hook that cannot be removed calls into this module: it has to stay.
-            Err(_) if hooks::is_stuck() => Ok(module),
+        })
+    }
+}
+
+impl DeferredFlush {
+    /// An error fails the load, unless a hook that cannot be removed calls into this module.
+    fn unless_stuck<T>(result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(_) if hooks::is_stuck() => Ok(None),
             Err(error) => Err(error),
-            Ok(()) => Ok(module),
         }
     }
 }

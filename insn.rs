@@ -6,11 +6,8 @@
 //! bytes, and its callers confirm each answer against the kernel's symbols. Pure functions; the
 //! same source is tested on the build host.
 
-/// Length in bytes of a CALL or JMP with a 32-bit displacement, and of the kernel's fentry NOP.
+/// Length in bytes of a CALL or JMP with a 32-bit displacement, and so of an fentry site.
 pub(crate) const CALL_LENGTH: usize = 5;
-
-/// The NOP that stands at an fentry site nobody traces (`x86_nops[5]`).
-pub(crate) const NOP5: [u8; CALL_LENGTH] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
 /// The breakpoint of a kprobe, and of a text modification under way.
 pub(crate) const INT3: u8 = 0xcc;
@@ -74,6 +71,30 @@ pub(crate) fn calls(code: &[u8], address: usize) -> impl Iterator<Item = Call> +
                 target: call_target(bytes, next)?,
             })
         })
+}
+
+/// As [`calls`], with what looks like a relative JMP.
+pub(crate) fn calls_and_jumps(code: &[u8], address: usize) -> impl Iterator<Item = Call> + '_ {
+    (0..code.len()).filter_map(move |offset| {
+        let code = code.get(offset..)?;
+        let next = address.wrapping_add(offset).wrapping_add(CALL_LENGTH);
+        let call = || call_target(*code.first_chunk()?, next);
+        let target = jump_target(code, next).or_else(call)?;
+        Some(Call { offset, target })
+    })
+}
+
+/// Where the fentry site of a function with these bytes would be: behind ENDBR64, if it has one.
+pub(crate) fn fentry_offset(code: &[u8]) -> usize {
+    match code {
+        [0xf3, 0x0f, 0x1e, 0xfa, ..] => 4,
+        _ => 0,
+    }
+}
+
+/// Whether `code` starts with a relative CALL.
+pub(crate) fn is_call(code: &[u8]) -> bool {
+    code.first() == Some(&CALL_REL32)
 }
 
 /// Whether `code` contains a locked XADD, the state change of context tracking.

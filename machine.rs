@@ -31,11 +31,12 @@ fn nohz_full_mask() -> Option<*const usize> {
         if !bindings::tick_nohz_full_running {
             return None;
         }
-        Some(
-            (&raw const bindings::tick_nohz_full_mask)
-                .cast::<*const usize>()
-                .read(),
-        )
+        let mask = &raw const bindings::tick_nohz_full_mask;
+        Some(if cfg!(CONFIG_CPUMASK_OFFSTACK) {
+            mask.cast::<*const usize>().read()
+        } else {
+            mask.cast()
+        })
     }
 }
 

@@ -92,30 +92,33 @@ const STATE: StateLayout = StateLayout {
 };
 
 /// Context tracking of one CPU.
+///
+/// # Invariants
+///
+/// Points to a possible CPU's copy of the kernel's `context_tracking`, which is there for ever and
+/// which that CPU changes at any time: it is only read through the pointer, field by field.
 #[derive(Clone, Copy)]
-pub(crate) struct Context(&'static bindings::context_tracking);
+pub(crate) struct Context(*const bindings::context_tracking);
 
 impl Context {
     /// Of a possible CPU; `None` for any other number.
     pub(crate) fn of(cpu: u32) -> Option<Self> {
         let address = (&raw const bindings::context_tracking as usize).wrapping_add(offset(cpu)?);
-        // SAFETY: `context_tracking` is a static per-CPU variable of the kernel, so each possible
-        // CPU has a copy for ever. It is shared; the fields are read by `state` and `is_active`
-        // alone, through pointers.
-        Some(Self(unsafe {
-            &*(address as *const bindings::context_tracking)
-        }))
+        // INVARIANT: a static per-CPU variable of the kernel, at this CPU's offset.
+        Some(Self(address as *const bindings::context_tracking))
     }
 
     fn state(self) -> u32 {
-        let counter = (&raw const self.0.state.counter).cast_mut();
-        // SAFETY: aligned, valid for ever, and accessed with atomic operations by everybody.
+        // SAFETY: by the invariant; an atomic_t, accessed with atomic operations by everybody.
+        let counter = unsafe { &raw const (*self.0).state.counter }.cast_mut();
+        // SAFETY: as above, and aligned.
         unsafe { AtomicU32::from_ptr(counter.cast()) }.load(Relaxed)
     }
 
     fn is_active(self) -> bool {
-        let active = (&raw const self.0.active).cast_mut();
-        // SAFETY: a C bool, aligned and valid for ever; written by `__init` code only.
+        // SAFETY: by the invariant; a C bool, written by `__init` code only.
+        let active = unsafe { &raw const (*self.0).active }.cast_mut();
+        // SAFETY: as above.
         unsafe { AtomicBool::from_ptr(active) }.load(Relaxed)
     }
 

@@ -62,7 +62,8 @@ impl Hook {
     /// Calls `callback` whenever the function with the fentry site `site` starts. With
     /// `modifies_ip` the callback may send it elsewhere; then -EBUSY if somebody else may too.
     ///
-    /// The callback runs with preemption off, without ftrace's protection against recursion.
+    /// The callback may be preempted: ftrace calls it straight from a trampoline, without its
+    /// protection against recursion, unless somebody else traces the function too.
     /// Process context; may sleep. Patches kernel text, which interrupts every CPU.
     pub(crate) fn function(
         ops: &'static Ops,
@@ -133,6 +134,13 @@ impl Hook {
             // INVARIANT: claimed and registered just now.
             Ok(()) => Ok(Self { ops, kind, name }),
             Err(error) => {
+                // SAFETY: claimed by this call.
+                let flags = unsafe { (*raw).flags };
+                if flags & bindings::FTRACE_OPS_FL_ENABLED as c_ulong != 0 {
+                    // ftrace died half-way (ftrace_kill()) and may have patched the site.
+                    mark_stuck(name, error);
+                    return Err(error);
+                }
                 // SAFETY: not registered, so nobody uses the ops or their filter.
                 unsafe { bindings::ftrace_free_filter(raw) };
                 ops.claimed.store(false, SeqCst);

@@ -146,7 +146,7 @@ impl Receiver {
         #[cfg(not(variant = "receiver_on_tracepoint"))]
         return insn::encode_call(self.site, deferred_flush_trampoline as usize);
         #[cfg(variant = "receiver_on_tracepoint")]
-        return Some(insn::NOP5);
+        return Some([0x0f, 0x1f, 0x44, 0x00, 0x00]);
     }
 
     /// Whether installing it writes to the fentry site.

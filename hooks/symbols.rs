@@ -8,24 +8,16 @@ use crate::bindings;
 use crate::insn;
 use crate::policy::{Policy, Range};
 use core::mem::MaybeUninit;
+use kernel::ffi::c_void;
 use kernel::prelude::*;
 
 /// More functions than this are never watched.
-const MAX_WATCHED: usize = 16;
+const MAX_WATCHED: usize = 32;
 
-/// A kernel function.
-#[derive(Clone, Copy)]
-pub(crate) struct Function {
-    /// Its bytes.
-    pub(crate) text: Range,
-    /// Where ftrace hooks it, if it can be traced.
-    pub(crate) fentry: Option<usize>,
-    /// Whether a tracer can be placed in it at all.
-    pub(crate) can_be_probed: bool,
-}
-
-/// What a disabled kprobe at some place tells.
-pub(crate) struct Probe {
+/// What a kprobe that is registered disabled, and taken back at once, tells about a place.
+///
+/// The kernel fills in the address even if it then refuses to probe there.
+struct Probe {
     address: usize,
     accepted: bool,
     is_fentry: bool,
@@ -33,18 +25,26 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Registers a kprobe that is never armed, and takes it back.
-    ///
-    /// The kernel fills in the address even if it then refuses to probe there. Process context; may
-    /// sleep for an RCU grace period.
-    fn place(name: Option<&CStr>, address: usize) -> Self {
+    /// At the start of a named function.
+    fn named(name: &CStr) -> Self {
         // SAFETY: all-zero is how C makes a static `struct kprobe`.
         let mut probe: bindings::kprobe = unsafe { MaybeUninit::zeroed().assume_init() };
+        probe.symbol_name = name.as_char_ptr();
+        Self::place(probe)
+    }
+
+    /// At an address that holds neither the jump of an optimised kprobe nor may do so soon: adding
+    /// a probe to one that is about to go would keep it for ever (`reuse_unused_kprobe()`).
+    fn at(address: usize) -> Self {
+        // SAFETY: as above.
+        let mut probe: bindings::kprobe = unsafe { MaybeUninit::zeroed().assume_init() };
+        probe.addr = address as *mut u8;
+        Self::place(probe)
+    }
+
+    /// Process context; may sleep for an RCU grace period.
+    fn place(mut probe: bindings::kprobe) -> Self {
         probe.flags = bindings::DEFERRED_FLUSH_KPROBE_DISABLED;
-        match name {
-            Some(name) => probe.symbol_name = name.as_char_ptr(),
-            None => probe.addr = address as *mut u8,
-        }
         // SAFETY: the probe stays in place until it is unregistered below, and has no handler.
         let accepted = unsafe { bindings::register_kprobe(&mut probe) } == 0;
         let found = Self {
@@ -59,14 +59,36 @@ impl Probe {
         }
         found
     }
+}
 
-    /// Whether a kprobe, armed or optimised, changed the instruction at `address`.
-    ///
-    /// False also where no instruction starts: there the kernel's own decoder refuses the probe.
-    pub(crate) fn is_probed(address: usize, byte: u8) -> bool {
-        let probe = Self::place(None, address);
-        probe.accepted && probe.opcode != byte
+/// Whether the INT3 at `address` is a kprobe's and not the image's own.
+///
+/// False also where no instruction starts: there the kernel's own decoder refuses the probe.
+pub(crate) fn is_kprobe_int3(address: usize) -> bool {
+    let probe = Probe::at(address);
+    probe.accepted && probe.opcode != insn::INT3
+}
+
+/// Whether `address`, at which a CALL stands, is an fentry site.
+pub(crate) fn is_fentry_site(address: usize) -> bool {
+    Probe::at(address).is_fentry
+}
+
+/// Whether there is code at `address` that is not of the kernel's image: a module's, or made at run
+/// time, such as the detour of an optimised kprobe.
+///
+/// Mapped or not tells it from a chance displacement, which points nowhere.
+pub(crate) fn is_foreign_code(address: usize) -> bool {
+    let text = SymbolText::of(address);
+    if !text.0.contains(&b'[') && text.parse().is_some() {
+        return false;
     }
+    let mut byte = 0u8;
+    // SAFETY: copies one byte to a local, or fails if the address cannot be read.
+    let error = unsafe {
+        bindings::copy_from_kernel_nofault((&raw mut byte).cast(), address as *const c_void, 1)
+    };
+    error == 0
 }
 
 /// Reads a copy of kernel text.
@@ -134,71 +156,58 @@ impl kernel::fmt::Display for Symbolic {
     }
 }
 
-impl Function {
-    /// By name. -ENOENT, with a line in the log, if the kernel has no such symbol.
-    pub(crate) fn named(name: &CStr) -> Result<Self> {
-        Self::from_probe(&Probe::place(Some(name), 0)).ok_or_else(|| {
+/// The extent of a named function. -ENOENT, with a line in the log, if the kernel has none.
+fn function(name: &CStr) -> Result<Range> {
+    Ok(function_and_entry(name)?.0)
+}
+
+/// The extent of a function that has to be traceable, and its fentry site.
+fn traceable(name: &CStr) -> Result<(Range, usize)> {
+    match function_and_entry(name)? {
+        (text, Some(site)) => Ok((text, site)),
+        (_, None) => {
+            pr_err!("{name} cannot be traced in this kernel: it is not supported\n");
+            Err(ENOENT)
+        }
+    }
+}
+
+fn function_and_entry(name: &CStr) -> Result<(Range, Option<usize>)> {
+    let probe = Probe::named(name);
+    match extent(probe.address) {
+        Some(text) => Ok((text, probe.is_fentry.then_some(probe.address))),
+        None => {
             pr_err!("this kernel has no symbol {name}: it is not supported\n");
-            ENOENT
-        })
-    }
-
-    /// The function that starts at `address`; `None` if none does.
-    fn starting_at(address: usize) -> Option<Self> {
-        let function = Self::from_probe(&Probe::place(None, address))?;
-        (function.text.start == address).then_some(function)
-    }
-
-    /// Whether a function of the kernel itself, not of a module and not one that was made at run
-    /// time, starts at `address`.
-    pub(crate) fn is_start_in_kernel(address: usize) -> bool {
-        let text = SymbolText::of(address);
-        let is_foreign = text.0.contains(&b'[');
-        !is_foreign && text.parse().is_some_and(|symbol| symbol.offset == 0)
-    }
-
-    fn from_probe(probe: &Probe) -> Option<Self> {
-        if probe.address == 0 {
-            return None;
-        }
-        let text = SymbolText::of(probe.address);
-        let symbol = text.parse()?;
-        Some(Self {
-            text: Range::new(probe.address.checked_sub(symbol.offset)?, symbol.size),
-            fentry: probe.is_fentry.then_some(probe.address),
-            can_be_probed: probe.accepted,
-        })
-    }
-
-    /// A function that has to be traceable. -ENOENT, with a line in the log, otherwise.
-    fn traceable(name: &CStr) -> Result<(Self, usize)> {
-        let function = Self::named(name)?;
-        match function.fentry {
-            Some(site) => Ok((function, site)),
-            None => {
-                pr_err!("{name} cannot be traced in this kernel: it is not supported\n");
-                Err(ENOENT)
-            }
+            Err(ENOENT)
         }
     }
+}
 
-    /// The functions that it calls, in the order of the calls in its text.
-    fn callees(&self) -> Result<KVec<(usize, usize)>> {
-        let text = read_text(self.text)?;
-        let mut found = KVec::new();
-        for call in insn::calls(&text, self.text.start) {
-            // Chance bytes do not point at the start of a function.
-            let symbol = SymbolText::of(call.target);
-            if symbol.parse().is_some_and(|symbol| symbol.offset == 0) {
-                found.push((call.offset, call.target), GFP_KERNEL)?;
-            }
+/// The extent of the function that `address` lies in.
+fn extent(address: usize) -> Option<Range> {
+    let text = SymbolText::of(address);
+    let symbol = text.parse()?;
+    Some(Range::new(address.checked_sub(symbol.offset)?, symbol.size))
+}
+
+/// The functions that `text` calls or jumps to, in the order of its code.
+fn callees(text: Range) -> Result<KVec<usize>> {
+    let code = read_text(text)?;
+    let mut found = KVec::new();
+    for call in insn::calls_and_jumps(&code, text.start) {
+        // Chance bytes do not point at the start of a function.
+        let symbol = SymbolText::of(call.target);
+        if symbol.parse().is_some_and(|symbol| symbol.offset == 0) && !text.contains(call.target) {
+            found.push(call.target, GFP_KERNEL)?;
         }
-        Ok(found)
     }
+    Ok(found)
+}
 
-    fn calls(&self, target: usize) -> Result<bool> {
-        Ok(self.callees()?.iter().any(|&(_, callee)| callee == target))
-    }
+/// Whether the symbol at `address` has this name, not counting a suffix of the compiler's.
+fn is_named(address: usize, base: &[u8]) -> bool {
+    let text = SymbolText::of(address);
+    text.parse().is_some_and(|symbol| symbol.base == base)
 }
 
 /// Everything that the hooks need to know of the running kernel.
@@ -212,7 +221,7 @@ pub(crate) struct Symbols {
     /// Fentry site of `__text_poke`.
     pub(crate) text_poke_site: usize,
     /// What runs before the NMI handler and can be instrumented.
-    pub(crate) before_nmi_handler: KVec<Function>,
+    pub(crate) before_nmi_handler: KVec<Range>,
     /// From the start of `vtime_user_exit` up to the end of its fentry site.
     pub(crate) receiver_entry: Range,
 }
@@ -222,109 +231,118 @@ impl Symbols {
     ///
     /// -ENOENT, with one line in the log, if it is not. Process context; may sleep.
     pub(crate) fn find(vmalloc: Range) -> Result<Self> {
-        let (flush, flush_site) = Function::traceable(c"flush_tlb_kernel_range")?;
-        let (receiver, receiver_site) = Function::traceable(c"vtime_user_exit")?;
-        let (_, text_poke_site) = Function::traceable(c"__text_poke")?;
+        let (flush, flush_site) = traceable(c"flush_tlb_kernel_range")?;
+        let (receiver, receiver_site) = traceable(c"vtime_user_exit")?;
+        let (_, text_poke_site) = traceable(c"__text_poke")?;
         let purgers = [
-            Self::purger(c"__purge_vmap_area_lazy", flush.text.start)?,
-            Self::purger(c"_vm_unmap_aliases", flush.text.start)?,
+            purger(c"__purge_vmap_area_lazy", flush.start)?,
+            purger(c"_vm_unmap_aliases", flush.start)?,
         ];
-        Self::check_user_exit(receiver.text.start)?;
+        check_user_exit(receiver.start)?;
         Ok(Self {
             policy: Policy {
-                flush: flush.text.start,
+                flush: flush.start,
                 purgers,
                 vmalloc,
             },
             flush_site,
             receiver_site,
             text_poke_site,
-            before_nmi_handler: Self::before_nmi_handler()?,
+            before_nmi_handler: before_nmi_handler()?,
             receiver_entry: Range {
-                start: receiver.text.start,
+                start: receiver.start,
                 end: receiver_site.saturating_add(insn::CALL_LENGTH),
             },
         })
     }
+}
 
-    fn purger(name: &CStr, flush: usize) -> Result<Range> {
-        let function = Function::named(name)?;
-        if !function.calls(flush)? {
-            pr_err!("{name} does not call flush_tlb_kernel_range here: kernel not supported\n");
-            return Err(ENOENT);
-        }
-        Ok(function.text)
+fn purger(name: &CStr, flush: usize) -> Result<Range> {
+    let text = function(name)?;
+    let code = read_text(text)?;
+    if !insn::calls(&code, text.start).any(|call| call.target == flush) {
+        pr_err!("{name} does not call flush_tlb_kernel_range here: kernel not supported\n");
+        return Err(ENOENT);
     }
+    Ok(text)
+}
 
-    /// `__ct_user_exit` has to change the state and then call `vtime_user_exit` before anything
-    /// else: the call just before it is the one that changes the state.
-    fn check_user_exit(receiver: usize) -> Result {
-        let exit = Function::named(c"__ct_user_exit")?;
-        let callees = exit.callees()?;
-        let decoded = callees.iter().position(|&(_, target)| target == receiver);
-        let before = decoded
-            .and_then(|position| callees.get(..position))
-            .and_then(|before| before.last());
-        let changes_state = match before {
-            Some(&(_, target)) => {
-                let name = SymbolText::of(target);
-                let is_enter = name
-                    .parse()
-                    .is_some_and(|symbol| symbol.base == b"ct_kernel_enter");
-                is_enter || insn::has_lock_xadd(&read_text(exit.text)?)
+/// `__ct_user_exit` has to change the state and then call `vtime_user_exit` before anything else:
+/// the call just before it is the one that changes the state.
+fn check_user_exit(receiver: usize) -> Result {
+    let text = function(c"__ct_user_exit")?;
+    let code = read_text(text)?;
+    let mut before = None;
+    for call in insn::calls(&code, text.start) {
+        if call.target == receiver {
+            let changes_state = before.is_some_and(|target| is_named(target, b"ct_kernel_enter"));
+            if changes_state || insn::has_lock_xadd(&code) {
+                return Ok(());
             }
-            None => false,
-        };
-        if changes_state {
-            return Ok(());
+            break;
         }
-        pr_err!("__ct_user_exit is not built as expected here: kernel not supported\n");
-        Err(ENOENT)
+        if SymbolText::of(call.target)
+            .parse()
+            .is_some_and(|symbol| symbol.offset == 0)
+        {
+            before = Some(call.target);
+        }
     }
+    pr_err!("__ct_user_exit is not built as expected here: kernel not supported\n");
+    Err(ENOENT)
+}
 
-    /// `nmi_handle`, under whatever name the compiler left its body, and what that calls: stricter
-    /// than necessary, as part of it runs after the first handler.
-    fn before_nmi_handler() -> Result<KVec<Function>> {
-        let mut watched: KVec<Function> = KVec::new();
-        let entry = Function::named(c"default_do_nmi")?;
-        for &(_, target) in entry.callees()?.iter() {
-            let name = SymbolText::of(target);
-            let is_body = name
-                .parse()
-                .is_some_and(|symbol| symbol.base == b"nmi_handle");
-            if is_body && !Self::has(&watched, target) {
-                if let Some(body) = Function::starting_at(target) {
-                    watched.push(body, GFP_KERNEL)?;
-                }
+/// What runs before the first NMI handler and can be instrumented, that is, lies outside of noinstr
+/// text: the body of `nmi_handle`, under whatever name the compiler left it, and all that it or the
+/// NMI entry code calls. Stricter than necessary, as part of it runs after the first handler.
+fn before_nmi_handler() -> Result<KVec<Range>> {
+    let noinstr = Range {
+        start: function(c"__noinstr_text_start")?.start,
+        end: function(c"__noinstr_text_end")?.start,
+    };
+    let mut callers: KVec<Range> = KVec::new();
+    let mut watched: KVec<Range> = KVec::new();
+    let dispatcher = function(c"default_do_nmi")?;
+    for name in [c"exc_nmi", c"irqentry_nmi_enter"] {
+        callers.push(function(name)?, GFP_KERNEL)?;
+    }
+    // All of these lie in noinstr text, or what follows watches the wrong things.
+    if dispatcher.len() == 0
+        || !noinstr.covers(dispatcher)
+        || !callers.iter().all(|caller| noinstr.covers(*caller))
+    {
+        pr_err!("the NMI entry code is not noinstr here: kernel not supported\n");
+        return Err(ENOENT);
+    }
+    for target in callees(dispatcher)? {
+        if !is_named(target, b"nmi_handle") {
+            continue;
+        }
+        let body = extent(target).ok_or(ENOENT)?;
+        add(&mut watched, body)?;
+        add(&mut callers, body)?;
+    }
+    if watched.is_empty() {
+        pr_err!("default_do_nmi does not call nmi_handle here: kernel not supported\n");
+        return Err(ENOENT);
+    }
+    for caller in callers {
+        for target in callees(caller)? {
+            if !noinstr.contains(target) {
+                add(&mut watched, extent(target).ok_or(ENOENT)?)?;
             }
         }
-        if watched.is_empty() {
-            pr_err!("default_do_nmi does not call nmi_handle here: kernel not supported\n");
-            return Err(ENOENT);
-        }
-        let bodies = watched.len();
-        for i in 0..bodies {
-            let Some(&body) = watched.get(i) else { break };
-            for &(_, target) in body.callees()?.iter() {
-                if Self::has(&watched, target) {
-                    continue;
-                }
-                match Function::starting_at(target) {
-                    Some(callee) if callee.can_be_probed => watched.push(callee, GFP_KERNEL)?,
-                    _ => {}
-                }
-            }
-        }
-        if watched.len() > MAX_WATCHED {
-            pr_err!("nmi_handle calls too many functions here: kernel not supported\n");
-            return Err(ENOENT);
-        }
-        Ok(watched)
     }
+    if watched.len() > MAX_WATCHED {
+        pr_err!("the NMI code calls too many functions here: kernel not supported\n");
+        return Err(ENOENT);
+    }
+    Ok(watched)
+}
 
-    fn has(functions: &[Function], start: usize) -> bool {
-        functions
-            .iter()
-            .any(|function| function.text.start == start)
+fn add(ranges: &mut KVec<Range>, range: Range) -> Result {
+    if !ranges.contains(&range) {
+        ranges.push(range, GFP_KERNEL)?;
     }
+    Ok(())
 }

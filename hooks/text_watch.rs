@@ -11,9 +11,12 @@ use crate::bindings;
 use crate::ctx_tracking::Reason;
 use crate::hooks::drain::{drain_online, BLOCKED};
 use crate::hooks::ftrace::{Hook, Ops};
+use crate::hooks::is_stuck;
 use crate::hooks::receiver::Receiver;
-use crate::hooks::symbols::{read_text, Function, Probe, Symbolic, Symbols};
-use crate::insn::{self, CALL_LENGTH, INT3, JMP_REL32, NOP5};
+use crate::hooks::symbols::{
+    is_fentry_site, is_foreign_code, is_kprobe_int3, read_text, Symbolic, Symbols,
+};
+use crate::insn::{self, CALL_LENGTH, INT3, JMP_REL32};
 use crate::policy::Range;
 use crate::stats;
 use core::arch::asm;
@@ -57,8 +60,7 @@ fn interrupts_are_on() -> bool {
 
 /// # Safety
 ///
-/// Called by ftrace at the start of `__text_poke(func, addr, src, len)`, preemption off, with
-/// `text_mutex` held.
+/// Called by ftrace at the start of `__text_poke(func, addr, src, len)`, with `text_mutex` held.
 unsafe extern "C" fn on_text_poke(
     _ip: c_ulong,
     _parent: c_ulong,
@@ -81,8 +83,10 @@ unsafe extern "C" fn on_text_poke(
     if interrupts_are_on() {
         drain_online();
     }
-    if is_first && !is_turned_off {
+    if is_first {
         LAST_WRITE.store(written.start, Relaxed);
+    }
+    if is_first && !is_turned_off {
         stats::SUSPENSIONS.add_one();
         pr_info!(
             "suspended: code that runs before a deferred flush is being changed at {}; \
@@ -100,7 +104,7 @@ struct Expected {
 
 /// The watch is registered.
 pub(crate) struct TextWatch {
-    _hook: Hook,
+    hook: Option<Hook>,
     writes_before: u64,
     expected: KVec<Expected>,
 }
@@ -113,7 +117,7 @@ impl TextWatch {
         let mut ranges = KVec::new();
         ranges.push(symbols.receiver_entry, GFP_KERNEL)?;
         for function in symbols.before_nmi_handler.iter() {
-            ranges.push(function.text, GFP_KERNEL)?;
+            ranges.push(*function, GFP_KERNEL)?;
         }
         // SAFETY: the callback is not registered, as there is at most one `TextWatch`.
         unsafe { *RANGES.0.get() = ranges };
@@ -126,7 +130,7 @@ impl TextWatch {
             false,
         )?;
         Ok(Self {
-            _hook: hook,
+            hook: Some(hook),
             writes_before,
             expected: KVec::new(),
         })
@@ -154,12 +158,12 @@ impl TextWatch {
             return Err(busy(symbols.receiver_site));
         }
         self.expect(entry, bytes)?;
-        for function in symbols.before_nmi_handler.iter() {
-            let bytes = read_text(function.text)?;
+        for &function in symbols.before_nmi_handler.iter() {
+            let bytes = read_text(function)?;
             if let Some(address) = find_tracer(function, &bytes) {
                 return Err(busy(address));
             }
-            self.expect(function.text, bytes)?;
+            self.expect(function, bytes)?;
         }
         Ok(generation)
     }
@@ -188,6 +192,16 @@ impl TextWatch {
     }
 }
 
+impl Drop for TextWatch {
+    fn drop(&mut self) {
+        self.hook = None;
+        if !is_stuck() {
+            // SAFETY: the callback is not registered any more.
+            unsafe { *RANGES.0.get() = KVec::new() };
+        }
+    }
+}
+
 /// The number of writes seen, all of which have happened by now.
 ///
 /// The callback runs before the write. A patching task does not sleep between the two, so an
@@ -208,29 +222,21 @@ fn busy(address: usize) -> Error {
 }
 
 /// The address at which somebody changed the function, if there is one.
-fn find_tracer(function: &Function, bytes: &[u8]) -> Option<usize> {
-    let start = function.text.start;
-    if let Some(site) = function.fentry {
-        let at_site = bytes.get(site.wrapping_sub(start)..).unwrap_or_default();
-        if !at_site.starts_with(&NOP5) {
-            return Some(site);
-        }
+fn find_tracer(function: Range, bytes: &[u8]) -> Option<usize> {
+    let entry = insn::fentry_offset(bytes);
+    let site = function.start.wrapping_add(entry);
+    // An fentry site that nobody uses is a NOP. A CALL there may be the function's own first one.
+    if bytes.get(entry..).is_some_and(insn::is_call) && is_fentry_site(site) {
+        return Some(site);
     }
     bytes.iter().enumerate().find_map(|(offset, &byte)| {
-        let address = start.wrapping_add(offset);
-        let is_suspect = match byte {
-            INT3 => true,
-            JMP_REL32 => !stays_in_kernel_text(function.text, address, bytes.get(offset..)?),
+        let address = function.start.wrapping_add(offset);
+        let is_tracer = match byte {
+            INT3 => is_kprobe_int3(address),
+            JMP_REL32 => insn::jump_target(bytes.get(offset..)?, address.wrapping_add(CALL_LENGTH))
+                .is_some_and(is_foreign_code),
             _ => false,
         };
-        (is_suspect && Probe::is_probed(address, byte)).then_some(address)
+        is_tracer.then_some(address)
     })
-}
-
-/// Whether a jump at `address` goes to the function itself or to the start of another.
-fn stays_in_kernel_text(function: Range, address: usize, code: &[u8]) -> bool {
-    let Some(target) = insn::jump_target(code, address.wrapping_add(CALL_LENGTH)) else {
-        return true;
-    };
-    function.contains(target) || Function::is_start_in_kernel(target)
 }

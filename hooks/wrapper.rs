@@ -64,7 +64,7 @@ fn count(counter: impl Fn(&Slot) -> &stats::Counter) {
 
 /// # Safety
 ///
-/// Called by ftrace at the start of `flush_tlb_kernel_range(start, end)`, preemption off.
+/// Called by ftrace at the start of `flush_tlb_kernel_range(start, end)`.
 unsafe extern "C" fn on_flush(
     _ip: c_ulong,
     return_address: c_ulong,

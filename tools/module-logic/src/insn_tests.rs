@@ -2,7 +2,10 @@
 
 //! Decoding of call sites. The byte sequences are from Debian's 7.3.4 image.
 
-use crate::insn::{call_target, calls, encode_call, has_lock_xadd, jump_target, Call, NOP5};
+use crate::insn::{
+    call_target, calls, calls_and_jumps, encode_call, fentry_offset, has_lock_xadd, is_call,
+    jump_target, Call,
+};
 
 #[test]
 fn decodes_the_purge_s_call_of_the_flush() {
@@ -17,7 +20,6 @@ fn other_instructions_are_no_call() {
     for first in (0..=u8::MAX).filter(|&byte| byte != 0xe8) {
         assert_eq!(call_target([first, 0x4a, 0xe5, 0xc4, 0xff], site), None);
     }
-    assert_eq!(call_target(NOP5, site), None);
 }
 
 #[test]
@@ -80,4 +82,31 @@ fn finds_the_locked_exchange_and_add() {
     assert!(has_lock_xadd(&[0xf0, 0x41, 0x0f, 0xc1, 0x04, 0x24]));
     assert!(!has_lock_xadd(&[0xf0, 0x0f, 0xb1, 0x07]));
     assert!(!has_lock_xadd(&[0x0f, 0xc1, 0x07, 0xf0]));
+}
+
+#[test]
+fn finds_jumps_along_with_calls() {
+    // call +0; jmp +0
+    let code = [0xe8, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0];
+    let found: Vec<Call> = calls_and_jumps(&code, 0x1000).collect();
+    assert!(found.contains(&Call {
+        offset: 0,
+        target: 0x1005
+    }));
+    assert!(found.contains(&Call {
+        offset: 5,
+        target: 0x100a
+    }));
+    assert_eq!(calls_and_jumps(&code[..4], 0x1000).count(), 0);
+}
+
+#[test]
+fn the_fentry_site_is_behind_endbr() {
+    let nop = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+    assert_eq!(fentry_offset(&nop), 0);
+    assert_eq!(fentry_offset(&[0xf3, 0x0f, 0x1e, 0xfa, 0xe8]), 4);
+    assert_eq!(fentry_offset(&[]), 0);
+    assert!(is_call(&[0xe8, 0, 0, 0, 0]));
+    assert!(!is_call(&nop));
+    assert!(!is_call(&[]));
 }
