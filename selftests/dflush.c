@@ -6,11 +6,12 @@
  *   dflush rounds CPUS COUNT     swap COUNT times behind spinners on CPUS; prints
  *                                'cpu deferred ipi_not_quiet stale' for each
  *   dflush flush aliases|vrealloc|huge COUNT
- *   dflush storm                 swap until killed
+ *   dflush storm CPU             swap on that CPU until killed
  *   dflush hold CPUS             spin on CPUS, print 'ready', until standard input ends
  *   dflush watch ftrace|kprobe|ipmodify|direct SYMBOL [OFFSET]
  *   dflush unwatch KIND
  *   dflush load FILE [PARAMETERS]
+ *   dflush cycle FILE COUNT      load it, check that it is on, switch it off, unload it
  *   dflush bytes SYMBOL          print the first 16 bytes of a function's code
  *
  * Fails with the errno as its exit status, so that a test can name it.
@@ -107,13 +108,47 @@ static int watch(int argc, char **argv)
 	return -try_request(DFLUSH_NR_WATCH, &about);
 }
 
+static void __attribute__((noreturn)) storm(int cpu)
+{
+	setup_area(16, 4);
+	pin_to(cpu);
+	for (;;) {
+		swap_area(1);
+		usleep(500);
+	}
+}
+
 static int load(const char *path, const char *parameters)
 {
-	int file = open(path, O_RDONLY | O_CLOEXEC);
+	int file = open(path, O_RDONLY | O_CLOEXEC), error;
 
 	if (file < 0)
 		fail("%s: %s", path, strerror(errno));
-	return syscall(SYS_finit_module, file, parameters, 0) ? errno : 0;
+	error = syscall(SYS_finit_module, file, parameters, 0) ? errno : 0;
+	close(file);
+	return error;
+}
+
+static int cycle(const char *path, long count)
+{
+	for (long i = 1; i <= count; i++) {
+		int error = load(path, ""), mode;
+
+		if (error)
+			fail("cycle %ld: loading: %s", i, strerror(error));
+		if (!is_on())
+			fail("cycle %ld: not on after loading", i);
+		mode = open(MODE_FILE, O_WRONLY | O_CLOEXEC);
+		if (mode < 0 || write(mode, "off\n", 4) != 4 || close(mode))
+			fail("cycle %ld: switching off: %s", i, strerror(errno));
+		if (syscall(SYS_delete_module, "deferred_flush", O_NONBLOCK))
+			fail("cycle %ld: unloading: %s", i, strerror(errno));
+		if (i % 20 == 0) {
+			printf("# %ld cycles\n", i);
+			fflush(stdout);
+		}
+	}
+	return 0;
 }
 
 static unsigned long find_symbol(const char *symbol)
@@ -167,9 +202,11 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
 
-	/* These two also run where no CPU is isolated. */
+	/* These also run where no CPU is isolated. */
 	if (!strcmp(what, "load") && argc >= 3)
 		return load(argv[2], argc > 3 ? argv[3] : "");
+	if (!strcmp(what, "cycle") && argc == 4)
+		return cycle(argv[2], atol(argv[3]));
 	if (!strcmp(what, "bytes") && argc == 3)
 		return bytes(argv[2]);
 	pin_to(housekeeping_cpu());
@@ -179,13 +216,8 @@ int main(int argc, char **argv)
 		return hold(parse_cpus(argv[2]));
 	if (!strcmp(what, "flush") && argc == 4)
 		return flush(argv[2], atol(argv[3]));
-	if (!strcmp(what, "storm") && argc == 2) {
-		setup_area(16, 4);
-		for (;;) {
-			swap_area(1);
-			usleep(500);
-		}
-	}
+	if (!strcmp(what, "storm") && argc == 3)
+		storm(atoi(argv[2]));
 	if ((!strcmp(what, "watch") || !strcmp(what, "unwatch")) && argc >= 3)
 		return watch(argc, argv);
 	fail("unknown use; see the head of dflush.c");
