@@ -183,7 +183,10 @@ impl Table<'_> {
             self.line(
                 "The CPUs are emulated: gaps without a kernel entry, and most of the length of",
             );
-            self.line("those with one, are pauses of the emulator. Counts are exact.");
+            self.line(
+                "those with one, are pauses of the emulator. Counts of interrupts are exact; two",
+            );
+            self.line("kernel entries within one step of the spinner count once.");
         }
         self.line("");
     }
