@@ -169,13 +169,8 @@ impl Drop for Hook {
             // SAFETY: unregistered; unregister_ftrace_direct() frees the filter itself.
             unsafe { bindings::ftrace_free_filter(raw) };
         }
-        // A task may have been preempted in code that it reached through the hook, or a CPU be on
-        // its way there with interrupts off: wait for both.
-        // SAFETY: process context; both may sleep.
-        unsafe {
-            bindings::synchronize_rcu_tasks();
-            bindings::synchronize_rcu();
-        }
+        // ftrace has waited, as for all ops of a module: every CPU has scheduled, so none is in a
+        // trampoline with interrupts off, and no task is preempted in one (ftrace_shutdown()).
         self.ops.claimed.store(false, SeqCst);
     }
 }

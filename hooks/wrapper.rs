@@ -232,8 +232,10 @@ impl Wrapper {
 
 impl Drop for Wrapper {
     fn drop(&mut self) {
-        // Waits until no task is in the wrapper any more.
         self.hook = None;
+        // A task may be preempted in the wrapper, which it does not leave by sleeping.
+        // SAFETY: process context; sleeps.
+        unsafe { bindings::synchronize_rcu_tasks() };
         if self.kind == Kind::Deferring {
             // A sender that saw the block may have left its bit behind.
             drain_all();
