@@ -32,7 +32,11 @@ clean=$(fingerprint)
 hold_cpus "${NOHZ_FULL%%[-,]*}"
 # On another isolated CPU if there is one: it is in kernel mode then, and leaves
 # the housekeeping CPU to the loading.
-"$DFLUSH_BIN/dflush" storm "${NOHZ_FULL##*[-,]}" &
+storm_cpu=${NOHZ_FULL##*[-,]}
+if [ "$storm_cpu" = "$NOHZ_FULL" ]; then
+	storm_cpu=0
+fi
+"$DFLUSH_BIN/dflush" storm "$storm_cpu" &
 storm=$!
 check "cycles: the storm is deferred" storm_is_deferred
 check "cycles: $cycles times load and unload under the storm" dflush cycle "$DFLUSH_MODULE" "$cycles"
