@@ -312,11 +312,10 @@ static void on_trap(int signal, siginfo_t *info, void *context)
 	trapped = 1;
 }
 
-static int provoke_fault(char *page)
+/* The page that ORDER_FAULT will touch is the only one that is not locked. */
+static int drop_page(char *page)
 {
-	/* Gone behind the back of whoever keeps the memory locked. */
-	*(volatile char *)page = 1;
-	return 0;
+	return munlock(page, 4096) || madvise(page, 4096, MADV_DONTNEED) ? -errno : 0;
 }
 
 static int provoke_breakpoint(void)
@@ -411,26 +410,28 @@ static int carry_out(struct spinner_line *line, enum order order, uint64_t argum
 		return 0;
 	case ORDER_INT80:
 		return provoke_int80();
+	case ORDER_DROP:
+		return drop_page(page);
 	case ORDER_FAULT:
-		return provoke_fault(page);
+		*(volatile char *)page = 1;
+		return 0;
 	case ORDER_BREAKPOINT:
 		return provoke_breakpoint();
 	case ORDER_STEP:
 		return provoke_step();
 	case ORDER_TIMER:
 		return try_request(DFLUSH_NR_TIMER, &reading);
+	case ORDER_MEET:
+		reading.cpu = (uint32_t)argument;
+		reading.count = argument >> 32;
+		error = try_request(DFLUSH_NR_READ_AT_MEETING, &reading);
+		add_reading(line, &reading);
+		return error;
 	case ORDER_MIX:
 		return mix(line);
 	default:
 		return -EINVAL;
 	}
-}
-
-/* Drops the page that ORDER_FAULT will touch; part of the order before it. */
-static void drop_page(char *page)
-{
-	if (munlock(page, 4096) || madvise(page, 4096, MADV_DONTNEED))
-		_exit(3);
 }
 
 static void __attribute__((noreturn)) spin(struct spinner_line *line, int cpu)
@@ -451,8 +452,7 @@ static void __attribute__((noreturn)) spin(struct spinner_line *line, int cpu)
 		enum order order;
 		int error;
 
-		/* The last system calls before the rest. */
-		drop_page(page);
+		/* At rest: no system call from here to the next order. */
 		__atomic_store_n(&line->done_number, number + 1, __ATOMIC_RELEASE);
 		while (__atomic_load_n(&line->order_number, __ATOMIC_ACQUIRE) == number)
 			_mm_pause();

@@ -27,7 +27,7 @@ struct dflush_request {
 	__u64 microseconds;	/* READ_FOR, TIMER */
 	__u64 address;		/* SET_WORD: address of the per-CPU symbol; WATCH: offset */
 	__u32 watch;		/* WATCH, UNWATCH: enum dflush_watch */
-	__u32 pad;
+	__u32 stage;		/* MEET, in and out: enum dflush_stage */
 	char symbol[48];	/* WATCH */
 
 	/* out */
@@ -64,6 +64,8 @@ enum dflush_command {
 	DFLUSH_NR_FLUSH,
 	DFLUSH_NR_WATCH,	/* a tracer that is there gets one more function */
 	DFLUSH_NR_UNWATCH,
+	DFLUSH_NR_READ_AT_MEETING,	/* READ_ON when a sender has looked at the CPU */
+	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
 };
 
 /* Ways to flush_tlb_kernel_range(). */
@@ -71,6 +73,21 @@ enum dflush_flush {
 	DFLUSH_FLUSH_ALIASES,	/* vfree() and vm_unmap_aliases(): may be deferred */
 	DFLUSH_FLUSH_VREALLOC,	/* vrealloc() that shrinks: frees the pages right after */
 	DFLUSH_FLUSH_HUGE,	/* huge mapping over an old page table, which is freed */
+};
+
+/*
+ * A meeting: an NMI that finds its CPU in kernel mode with a word that is not
+ * zero, so inside the receiver, reads the pages and waits there until a sender
+ * has cleared its page-table entries and is about to look at the word. In
+ * READ_AT_MEETING it is the caller who waits for the sender, and then holds it
+ * by an NMI until CPU cpu has entered the kernel. count is the sender's CPU.
+ */
+enum dflush_stage {
+	DFLUSH_STAGE_IDLE,
+	DFLUSH_STAGE_ARMED,
+	DFLUSH_STAGE_WAITS,		/* no more NMIs are sent */
+	DFLUSH_STAGE_SENDER_CAME,
+	DFLUSH_STAGE_ENTERED,		/* READ_AT_MEETING: the CPU is in the kernel */
 };
 
 enum dflush_watch {

@@ -110,7 +110,7 @@ struct Timer(KBox<MaybeUninit<bindings::hrtimer>>);
 // SAFETY: May be cancelled from any thread.
 unsafe impl Send for Timer {}
 
-unsafe extern "C" fn expired(_timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
+extern "C" fn expired(_timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
     if let Some(report) = probes::this_report() {
         report.timer_hits.fetch_add(1, SeqCst);
     }
@@ -143,22 +143,42 @@ impl Drop for Timer {
     }
 }
 
+/// # Safety
+///
+/// `reading` points to a [`Reading`] that nobody else uses meanwhile.
 unsafe extern "C" fn read_here(reading: *mut c_void) {
     // SAFETY: read_on() passes a reading and waits for this function.
     unsafe { *reading.cast::<Reading>() = area::read() };
 }
 
+/// Reads until the next generation is there, but not for ever: whoever makes it may have to wait
+/// until this interrupt has ended.
+///
+/// # Safety
+///
+/// As for [`read_here`].
+unsafe extern "C" fn read_on_and_on(reading: *mut c_void) {
+    const READINGS: u32 = 1000;
+    probes::enters();
+    let first = area::read();
+    let mut sum = first;
+    for _ in 0..READINGS {
+        let next = area::read();
+        sum.add(&next);
+        if next.generation != first.generation {
+            break;
+        }
+    }
+    // SAFETY: By this function's contract.
+    unsafe { *reading.cast::<Reading>() = sum };
+}
+
 /// Reads the pages on another CPU, in an interrupt that this function sends.
-fn read_on(cpu: u32) -> Result<Reading> {
+fn read_on(cpu: u32, how: unsafe extern "C" fn(*mut c_void)) -> Result<Reading> {
     let mut reading = Reading::default();
     // SAFETY: The function writes to what is passed with it, and is waited for.
     to_result(unsafe {
-        bindings::smp_call_function_single(
-            cpu as c_int,
-            Some(read_here),
-            (&raw mut reading).cast(),
-            true,
-        )
+        bindings::smp_call_function_single(cpu as c_int, Some(how), (&raw mut reading).cast(), true)
     })?;
     Ok(reading)
 }
@@ -178,15 +198,24 @@ fn read_for(microseconds: u64) -> Reading {
     }
 }
 
+const NMI_VECTOR: u32 = 2;
+
 fn send_ipi(cpu: u32, vector: u32) -> Result {
-    if vector == 2 {
+    if vector == NMI_VECTOR && probes::somebody_waits() {
+        return Ok(());
+    }
+    send_vector(cpu, vector)
+}
+
+fn send_vector(cpu: u32, vector: u32) -> Result {
+    if vector == NMI_VECTOR {
         probes::report(cpu)?.expect_nmi();
     }
     let word = cpu as usize / 64;
     // SAFETY: All zeroes is the empty mask.
     let mut mask = unsafe { core::mem::zeroed::<bindings::cpumask>() };
     // SAFETY: Reading a mask that changes only when CPUs come and go, which no test does.
-    let online = unsafe { *(&raw const bindings::__cpu_online_mask) };
+    let online = unsafe { bindings::__cpu_online_mask };
     if online.bits.get(word).ok_or(EINVAL)? & (1 << (cpu % 64)) == 0 {
         return Err(ENXIO);
     }
@@ -258,6 +287,8 @@ const TIMER: u32 = command(bindings::dflush_command_DFLUSH_NR_TIMER);
 const FLUSH: u32 = command(bindings::dflush_command_DFLUSH_NR_FLUSH);
 const WATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_WATCH);
 const UNWATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_UNWATCH);
+const READ_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_AT_MEETING);
+const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
 
 fn show(request: &mut dflush_request, reading: &Reading) {
     request.generation = reading.generation;
@@ -288,6 +319,7 @@ fn report(request: &mut dflush_request) -> Result {
     request.watch_hits = report.watch_hits.load(SeqCst);
     request.watch_stale = report.watch_stale.load(SeqCst);
     request.timer_hits = report.timer_hits.load(SeqCst);
+    request.stage = probes::stage();
     Ok(())
 }
 
@@ -306,7 +338,14 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
         SWAP => swap(request)?,
         READ => show(request, &area::read()),
         READ_FOR => show(request, &read_for(request.microseconds)),
-        READ_ON => show(request, &read_on(request.cpu)?),
+        READ_ON => show(request, &read_on(request.cpu, read_here)?),
+        READ_AT_MEETING => {
+            probes::wait_for_sender(bindings::dflush_stage_DFLUSH_STAGE_IDLE);
+            let sender = u32::try_from(request.count)?;
+            probes::hold_sender(sender);
+            send_vector(sender, NMI_VECTOR)?;
+            show(request, &read_on(request.cpu, read_on_and_on)?);
+        }
         SET_WORD => probes::set_word(usize::try_from(request.address)?),
         ARM => probes::report(request.cpu)?.arm(),
         DISARM => probes::report(request.cpu)?.disarm(),
@@ -318,6 +357,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
             state.timer = Some(Timer::start(request.microseconds)?);
         }
         FLUSH => flush(request.count)?,
+        MEET => request.stage = probes::set_stage(request.cpu, request.stage),
         WATCH | UNWATCH => {
             let mut state = STATE.lock();
             let slot = state

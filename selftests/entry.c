@@ -99,6 +99,8 @@ static enum verdict try_round(struct spinner *spinner, const struct kind *kind, 
 
 	if (kind->wide)
 		obey(spinner, ORDER_READ, 0);
+	if (kind->order == ORDER_FAULT)
+		obey(spinner, ORDER_DROP, 0);
 	if (kind->order == ORDER_TIMER)
 		obey(spinner, ORDER_TIMER, 100000 << (attempt % 5));
 	before = cpu_row(cpu);

@@ -9,6 +9,7 @@ use crate::{
 };
 use core::sync::atomic::{
     AtomicBool,
+    AtomicU32,
     AtomicU64,
     AtomicUsize,
     Ordering::SeqCst, //
@@ -117,34 +118,123 @@ pub(crate) fn set_word(address: usize) {
     WORD.store(address, SeqCst);
 }
 
-/// Whether the word of CPU `cpu` says that a flush is pending.
-fn is_pending(cpu: u32) -> bool {
+/// The CPU whose NMI is to meet a sender, and how far that has come.
+static MEETING_CPU: AtomicU32 = AtomicU32::new(u32::MAX);
+static SENDER_CPU: AtomicU32 = AtomicU32::new(u32::MAX);
+static STAGE: AtomicU32 = AtomicU32::new(bindings::dflush_stage_DFLUSH_STAGE_IDLE);
+
+/// So long somebody waits for a sender at most, in looks; well under a second.
+const LOOKS: u32 = 20_000_000;
+
+/// From the sender's first instructions in the flush to its look at the word, and less than the
+/// delay of the variants with which this is used.
+const LOOKS_AFTER: u32 = 4_000;
+
+pub(crate) fn stage() -> u32 {
+    STAGE.load(SeqCst)
+}
+
+pub(crate) fn set_stage(cpu: u32, stage: u32) -> u32 {
+    MEETING_CPU.store(cpu, SeqCst);
+    STAGE.swap(stage, SeqCst)
+}
+
+/// Whether somebody waits; more NMIs would only get in the way.
+pub(crate) fn somebody_waits() -> bool {
+    STAGE.load(SeqCst) >= bindings::dflush_stage_DFLUSH_STAGE_WAITS
+}
+
+/// A sender has cleared its page-table entries and starts to flush.
+pub(crate) fn sender_comes() {
+    let _ = STAGE.compare_exchange(
+        bindings::dflush_stage_DFLUSH_STAGE_WAITS,
+        bindings::dflush_stage_DFLUSH_STAGE_SENDER_CAME,
+        SeqCst,
+        SeqCst,
+    );
+}
+
+/// Waits until a sender comes, if the stage is `from`.
+pub(crate) fn wait_for_sender(from: u32) {
+    if STAGE
+        .compare_exchange(
+            from,
+            bindings::dflush_stage_DFLUSH_STAGE_WAITS,
+            SeqCst,
+            SeqCst,
+        )
+        .is_err()
+    {
+        return;
+    }
+    for _ in 0..LOOKS {
+        if STAGE.load(SeqCst) != bindings::dflush_stage_DFLUSH_STAGE_WAITS {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+    for look in 0..LOOKS_AFTER {
+        core::hint::black_box(look);
+    }
+}
+
+/// The next NMI on that CPU waits until the other one has entered the kernel.
+pub(crate) fn hold_sender(cpu: u32) {
+    SENDER_CPU.store(cpu, SeqCst);
+}
+
+/// The other CPU has entered the kernel and passed the receiver.
+pub(crate) fn enters() {
+    let _ = STAGE.compare_exchange(
+        bindings::dflush_stage_DFLUSH_STAGE_SENDER_CAME,
+        bindings::dflush_stage_DFLUSH_STAGE_ENTERED,
+        SeqCst,
+        SeqCst,
+    );
+}
+
+/// In the NMI that holds the sender.
+fn wait_for_entry() {
+    for _ in 0..LOOKS {
+        if STAGE.load(SeqCst) != bindings::dflush_stage_DFLUSH_STAGE_SENDER_CAME {
+            break;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// The word of CPU `cpu`, which runs this; 0 if it is not known.
+fn word(cpu: u32) -> u32 {
     let address = WORD.load(SeqCst);
     if address == 0 {
-        return false;
+        return 0;
     }
     let mut word = 0u32;
     // SAFETY: The array has an entry for each possible CPU, and `cpu` runs this. An address that
     // is not mapped is reported as an error.
     let error = unsafe {
-        let offset = bindings::__per_cpu_offset[cpu as usize] as usize;
+        let offset = bindings::__per_cpu_offset[cpu as usize];
         bindings::copy_from_kernel_nofault(
             (&raw mut word).cast(),
             address.wrapping_add(offset) as *const c_void,
             size_of::<u32>(),
         )
     };
-    error == 0 && word & PENDING != 0
+    if error == 0 {
+        word
+    } else {
+        0
+    }
 }
 
-unsafe extern "C" fn user_exit(_data: *mut c_void, _dummy: c_int) {
+extern "C" fn user_exit(_data: *mut c_void, _dummy: c_int) {
     // SAFETY: No requirements.
     let cpu = unsafe { bindings::raw_smp_processor_id() };
     let Ok(report) = report(cpu) else { return };
     if !report.probe_armed.load(SeqCst) || !report.probe_armed.swap(false, SeqCst) {
         return;
     }
-    if is_pending(cpu) {
+    if word(cpu) & PENDING != 0 {
         report.probe_pending.fetch_add(1, SeqCst);
     }
     let reading = area::read();
@@ -152,8 +242,10 @@ unsafe extern "C" fn user_exit(_data: *mut c_void, _dummy: c_int) {
     report.probe_hits.fetch_add(1, SeqCst);
 }
 
-unsafe extern "C" fn nmi(_type: c_uint, _regs: *mut bindings::pt_regs) -> c_int {
-    let Some(report) = this_report() else {
+extern "C" fn nmi(_type: c_uint, regs: *mut bindings::pt_regs) -> c_int {
+    // SAFETY: No requirements.
+    let cpu = unsafe { bindings::raw_smp_processor_id() };
+    let Ok(report) = report(cpu) else {
         return bindings::NMI_DONE as c_int;
     };
     if !report.nmi_mine.load(SeqCst) {
@@ -162,9 +254,22 @@ unsafe extern "C" fn nmi(_type: c_uint, _regs: *mut bindings::pt_regs) -> c_int 
     let reading = area::read();
     report.nmi_stale.fetch_add(reading.stale, SeqCst);
     report.nmi_hits.fetch_add(1, SeqCst);
+    // SAFETY: The kernel passes the registers of what was interrupted.
+    let from_user = unsafe { (*regs).__bindgen_anon_1.cs } & 3 != 0;
+    if !from_user && MEETING_CPU.load(SeqCst) == cpu && word(cpu) != 0 {
+        // Inside the receiver, and the pages were read.
+        wait_for_sender(bindings::dflush_stage_DFLUSH_STAGE_ARMED);
+    }
+    if SENDER_CPU.load(SeqCst) == cpu {
+        SENDER_CPU.store(u32::MAX, SeqCst);
+        wait_for_entry();
+    }
     bindings::NMI_HANDLED as c_int
 }
 
+/// # Safety
+///
+/// `tracepoint` is valid, and `found` points to a pointer to a tracepoint.
 unsafe extern "C" fn find_user_exit(tracepoint: *mut bindings::tracepoint, found: *mut c_void) {
     // SAFETY: The caller passes each of the kernel's tracepoints, whose name is a string.
     let name = unsafe { CStr::from_char_ptr((*tracepoint).name) };
@@ -202,10 +307,8 @@ impl Probes {
             return Err(ENOENT);
         }
         // SAFETY: All zeroes is a valid action without handler.
-        let mut action = KBox::new(
-            unsafe { core::mem::zeroed::<bindings::nmiaction>() },
-            GFP_KERNEL,
-        )?;
+        let zeroed = unsafe { core::mem::zeroed::<bindings::nmiaction>() };
+        let mut action = KBox::new(zeroed, GFP_KERNEL)?;
         action.handler = Some(nmi);
         action.name = Self::NAME.as_char_ptr();
         let list = &raw mut action.list;

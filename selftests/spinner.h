@@ -10,11 +10,13 @@ enum order {
 	ORDER_SYSCALL,
 	ORDER_COMPAT,		/* only of 32 bits: SYSENTER or SYSCALL, as the CPU has it */
 	ORDER_INT80,
+	ORDER_DROP,		/* prepare the page that ORDER_FAULT touches */
 	ORDER_FAULT,
 	ORDER_BREAKPOINT,
 	ORDER_STEP,
 	ORDER_TIMER,		/* start a timer, be at rest before it ends */
 	ORDER_BUSY,		/* read in kernel mode for argument microseconds */
+	ORDER_MEET,		/* READ_AT_MEETING; argument: the CPU, sender's CPU << 32 */
 	ORDER_MIX,		/* enter and leave at random until told to stop */
 	ORDER_QUIT,
 };

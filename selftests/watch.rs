@@ -27,18 +27,19 @@ extern "C" {
     fn dflush_test_direct();
 }
 
-unsafe extern "C" fn traced(
+extern "C" fn traced(
     _ip: c_ulong,
     _parent: c_ulong,
     _ops: *mut bindings::ftrace_ops,
     _regs: *mut bindings::ftrace_regs,
 ) {
+    probes::sender_comes();
     if let Some(report) = probes::this_report() {
         report.watch_hit();
     }
 }
 
-unsafe extern "C" fn redirected(
+extern "C" fn redirected(
     _ip: c_ulong,
     _parent: c_ulong,
     _ops: *mut bindings::ftrace_ops,
@@ -46,7 +47,7 @@ unsafe extern "C" fn redirected(
 ) {
 }
 
-unsafe extern "C" fn probed(_probe: *mut bindings::kprobe, _regs: *mut bindings::pt_regs) -> c_int {
+extern "C" fn probed(_probe: *mut bindings::kprobe, _regs: *mut bindings::pt_regs) -> c_int {
     if let Some(report) = probes::this_report() {
         report.watch_hit();
     }

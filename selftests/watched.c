@@ -10,6 +10,8 @@
  *
  * Usage: watched [drain]	only the first of the two
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,13 +57,28 @@ static bool make_pending(struct spinner *spinner)
 	return false;
 }
 
+/*
+ * The kernel takes an optimised kprobe apart some time after it was given back,
+ * and until then the module rightly says that it is busy.
+ */
 static int on_again(void)
 {
-	FILE *mode = fopen(MODE_FILE, "we");
+	double limit = now() + PATIENCE;
+	int error = 0;
 
-	if (!mode || fputs("on", mode) < 0 || fclose(mode))
-		return -1;
-	return is_on() ? 0 : -1;
+	do {
+		int mode = open(MODE_FILE, O_WRONLY | O_CLOEXEC);
+
+		if (mode < 0)
+			return -errno;
+		error = write(mode, "on", 2) == 2 ? 0 : -errno;
+		close(mode);
+		if (!error)
+			return is_on() ? 0 : -EIO;
+		usleep(100000);
+	} while ((error == -EBUSY || error == -EAGAIN) && now() < limit);
+	ksft_print_msg("writing on to mode: %s\n", strerror(-error));
+	return error;
 }
 
 static void test_tracer(struct spinner *spinner)
