@@ -82,13 +82,13 @@ impl Word {
         {
             self.0.swap(FLUSHING, SeqCst);
             #[cfg(variant = "no_first_check")]
-            test_delay();
+            test::await_sender();
             flush();
         }
         #[cfg(variant = "flush_before_exchange")]
         {
             flush();
-            test_delay();
+            test::await_sender();
             self.0.swap(FLUSHING, SeqCst);
         }
         self.0.fetch_and(!FLUSHING, SeqCst);
@@ -149,7 +149,7 @@ pub(crate) fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool)
         return Verdict::NotQuiet;
     }
     #[cfg(any(variant = "slow_sender", variant = "no_recheck"))]
-    test_delay();
+    test::delay();
     // A bit that is set already need not be set again; the barrier and the second look stay, as
     // the owner may just be taking it.
     if word.0.load(Relaxed) & PENDING == 0 {
@@ -157,7 +157,7 @@ pub(crate) fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool)
     }
     fence(SeqCst);
     #[cfg(any(variant = "no_first_check", variant = "flush_before_exchange"))]
-    test_delay();
+    test::await_receiver(word);
     #[cfg(variant = "no_recheck")]
     return Verdict::Deferred;
     #[cfg(not(variant = "no_recheck"))]
@@ -249,16 +249,51 @@ impl Blocked {
     }
 }
 
-/// Widens a race window in the test-only variants that need one.
+/// Widens race windows in the test-only variants, so that a test finds the damage in seconds.
 #[cfg(any(
     variant = "slow_sender",
     variant = "no_recheck",
     variant = "no_first_check",
     variant = "flush_before_exchange"
 ))]
-#[inline(always)]
-fn test_delay() {
-    for i in 0..20_000u32 {
-        core::hint::black_box(i);
+mod test {
+    use super::{Word, PENDING};
+    use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    const SHORT: u32 = 20_000;
+    const LONG: u32 = 20 * SHORT;
+
+    static SENT: AtomicU32 = AtomicU32::new(0);
+
+    /// About 100 us under emulation.
+    #[inline(always)]
+    pub(super) fn delay() {
+        for i in 0..SHORT {
+            core::hint::black_box(i);
+        }
+    }
+
+    /// Between the receiver's two steps: until a sender has set a bit, or for a few milliseconds.
+    #[inline(always)]
+    pub(super) fn await_sender() {
+        let before = SENT.load(SeqCst);
+        for _ in 0..LONG {
+            if SENT.load(SeqCst) != before {
+                return;
+            }
+        }
+    }
+
+    /// Between the sender's bit and its look: until the receiver has taken the bit and has had the
+    /// time to go back to user mode, or for a few milliseconds.
+    #[inline(always)]
+    pub(super) fn await_receiver(word: &Word) {
+        SENT.fetch_add(1, SeqCst);
+        for _ in 0..LONG {
+            if word.value() & PENDING == 0 {
+                delay();
+                return;
+            }
+        }
     }
 }
