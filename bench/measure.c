@@ -12,6 +12,7 @@
  *	measure deferred CPU CPULIST	pairs of single purges on CPU: the first after
  *					CPULIST was written to the module's file cpus,
  *					which drains every CPU
+ *	measure spin CPU		counts nothing; stays in user mode until killed
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,7 +31,7 @@
 
 #define ITERATIONS 1000
 #define BATCHES 61
-#define CALLS 101
+#define CALLS 61
 /* Counts thrown away at the start of each series: caches of the kernel fill, the tick stops. */
 #define WARM_UP 20
 
@@ -104,6 +105,17 @@ static void write_file(const char *path, const char *text)
 	close(file);
 }
 
+/*
+ * Lets the other CPUs go back to where they were. Never for the same time, or
+ * the timer interrupt could fall into every sample.
+ */
+static void settle(void)
+{
+	static unsigned int calls;
+
+	usleep(150 + calls++ * 73 % 400);
+}
+
 static void series_of_calls(int device, enum flush_bench_command command)
 {
 	for (int i = 0; i < WARM_UP + CALLS; i++) {
@@ -111,8 +123,7 @@ static void series_of_calls(int device, enum flush_bench_command command)
 
 		if (i >= WARM_UP)
 			printf(" %lu", count);
-		/* Let the other CPUs become idle again. */
-		usleep(2000);
+		settle();
 	}
 }
 
@@ -122,9 +133,9 @@ static void series_of_pairs(int device, const char *cpus)
 		uint64_t first, pending;
 
 		write_file("/sys/kernel/deferred_flush/cpus", cpus);
-		usleep(2000);
+		settle();
 		first = call(device, FLUSH_BENCH_PURGE);
-		usleep(2000);
+		settle();
 		pending = call(device, FLUSH_BENCH_PURGE);
 		if (i >= WARM_UP)
 			printf(" %lu %lu", first, pending);
@@ -182,6 +193,9 @@ int main(int argc, char **argv)
 		series_of_calls(open_device(), FLUSH_BENCH_PURGE);
 	} else if (!strcmp(argv[1], "deferred") && argc == 4) {
 		series_of_pairs(open_device(), argv[3]);
+	} else if (!strcmp(argv[1], "spin") && argc == 3) {
+		for (;;)
+			asm volatile("");
 	} else {
 		usage();
 	}

@@ -52,7 +52,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
         "{:<44}{:>8}{:>8}{:>8}",
-        "one flush, other CPUs online:", 1, 2, 3
+        "one flush on the sender, other CPUs:", 1, 2, 3
     )?;
     let mut row = |name: &str, value: &dyn Fn(u32) -> Option<u64>| -> std::fmt::Result {
         write!(out, "  {name:<42}")?;
@@ -62,20 +62,24 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
         }
         writeln!(out)
     };
-    row("stock, sender and interrupted idle CPUs", &|others| {
+    row("stock, interrupting idle CPUs", &|others| {
         sender.stock.get(&others).copied()
     })?;
-    row("not deferred by policy, the same", &|others| {
+    row("  and what these execute meanwhile", &|others| {
+        let all = sender.stock_all_cpus.get(&others)?;
+        Some(all.saturating_sub(*sender.stock.get(&others)?))
+    })?;
+    row("not deferred by policy", &|others| {
         sender.kept.get(&others).copied()
     })?;
-    row("deferred for all, first time", &|others| {
+    row("deferred, first time", &|others| {
         sender.deferred.get(&others).map(|count| count.first)
     })?;
-    row("deferred for all, already pending", &|others| {
+    row("deferred, already pending", &|others| {
         sender.deferred.get(&others).map(|count| count.pending)
     })?;
     if let Some(alone) = sender.stock.get(&0) {
-        writeln!(out, "  stock, with no other CPU online: {alone}")?;
+        writeln!(out, "  {:<42}{alone:>8}", "stock, no other CPU online")?;
     }
     let round_trips = trips
         .map(|trip| trip.spread)
