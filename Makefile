@@ -64,13 +64,16 @@ env: ## print BUILDROOT, KDIR, KIMAGE and KRELEASE as shell assignments
 
 # The variants are never built into out/module, so they cannot be installed.
 .PHONY: install uninstall
+INSTALL_RELEASE = $(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)
+INSTALL_DEPMOD = depmod $(if $(INSTALL_MOD_PATH),--basedir $(INSTALL_MOD_PATH)) $(INSTALL_RELEASE)
+
 install: module ## install the module for KDIR's kernel
 	$(MAKE) -C $(KDIR) M=$(SOURCE) MO=$(OUT)/module modules_install
-	depmod $(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)
+	$(INSTALL_DEPMOD)
 
 uninstall: ## remove the installed module
-	rm -f /lib/modules/$(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)/updates/$(MODULE).ko*
-	depmod $(shell cat $(KDIR)/include/config/kernel.release 2>/dev/null)
+	rm -f $(INSTALL_MOD_PATH)/lib/modules/$(INSTALL_RELEASE)/updates/$(MODULE).ko*
+	$(INSTALL_DEPMOD)
 
 .PHONY: clean
 clean: ## remove out/
