@@ -47,7 +47,7 @@ probe_offset() {
 
 EINVAL=22 EBUSY=16
 
-begin 9
+begin 10
 check "refusal: parameter out of range" is_refused_cleanly $EINVAL mode=3
 check "refusal: another IPMODIFY user of flush_tlb_kernel_range" \
 	with_watcher ipmodify flush_tlb_kernel_range 0 is_refused_cleanly $EBUSY
@@ -61,6 +61,9 @@ check "refusal: a kprobe on __rcu_read_lock" \
 	with_watcher kprobe __rcu_read_lock 0 is_refused_cleanly $EBUSY
 check "refusal: a kprobe inside __rcu_read_lock" \
 	with_watcher kprobe __rcu_read_lock "$(probe_offset)" is_refused_cleanly $EBUSY
+# It runs before the first NMI handler and cannot be traced, but probed.
+check "refusal: a kprobe on sched_clock" \
+	with_watcher kprobe sched_clock 0 is_refused_cleanly $EBUSY
 
 # A tracer elsewhere is nobody's business, and afterwards everything works.
 loads_and_unloads() {
