@@ -121,19 +121,19 @@ impl TextWatch {
         }
         // SAFETY: the callback is not registered, as there is at most one `TextWatch`.
         unsafe { *RANGES.0.get() = ranges };
-        let writes_before = WRITES.load(Relaxed);
-        let hook = Hook::function(
+        let mut watch = Self {
+            hook: None,
+            writes_before: WRITES.load(Relaxed),
+            expected: KVec::new(),
+        };
+        watch.hook = Some(Hook::function(
             &OPS,
             c"__text_poke",
             symbols.text_poke_site,
             on_text_poke,
             false,
-        )?;
-        Ok(Self {
-            hook: Some(hook),
-            writes_before,
-            expected: KVec::new(),
-        })
+        )?);
+        Ok(watch)
     }
 
     /// Whether the watch saw a write since it was registered: the receiver's own, at least.
