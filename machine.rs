@@ -91,10 +91,12 @@ fn has_five_level_paging() -> bool {
 pub(crate) fn vmalloc_range() -> Range {
     // SAFETY: set at boot.
     let base = unsafe { bindings::vmalloc_base };
+    // KMSAN keeps its shadow in the other three quarters.
+    let quarters = if cfg!(CONFIG_KMSAN) { 4 } else { 1 };
     policy::vmalloc_range(
         base,
         has_five_level_paging(),
-        bindings::DEFERRED_FLUSH_VMALLOC_TB_L4,
-        bindings::DEFERRED_FLUSH_VMALLOC_TB_L5,
+        bindings::DEFERRED_FLUSH_VMALLOC_TB_L4 / quarters,
+        bindings::DEFERRED_FLUSH_VMALLOC_TB_L5 / quarters,
     )
 }
