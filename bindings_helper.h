@@ -10,6 +10,7 @@
 #include <linux/memory.h>
 #include <linux/tick.h>
 #include <generated/utsrelease.h>
+#include <asm/mce.h>
 #include <asm/nmi.h>
 #include <asm/pgtable_64_types.h>
 

@@ -7,10 +7,12 @@ use crate::flush;
 use crate::hooks;
 use crate::hooks::drain::{drain_online, Deferring, BLOCKED};
 use crate::hooks::memory::MemoryNotifier;
+use crate::hooks::memory_failure::MemoryFailureNotifier;
 use crate::hooks::nmi::NmiHandler;
 use crate::hooks::receiver::Receiver;
+use crate::hooks::stale_limit::{self, StaleLimit};
 use crate::hooks::symbols::{Symbolic, Symbols};
-use crate::hooks::text_watch::{self, TextWatch};
+use crate::hooks::text_watch::{self, Look, TextWatch};
 use crate::hooks::wrapper::{self, Wrapper};
 use crate::percpu::{CpuSet, ALLOWED, NOHZ_FULL};
 use crate::policy::Mode;
@@ -27,6 +29,8 @@ use kernel::prelude::*;
 struct Engaged {
     _deferring: Deferring,
     _wrapper: Wrapper,
+    _stale_limit: StaleLimit,
+    _memory_failure: MemoryFailureNotifier,
     _memory: MemoryNotifier,
     _receiver: Receiver,
     _nmi: NmiHandler,
@@ -36,7 +40,7 @@ struct Engaged {
 impl Engaged {
     /// Installs everything. On an error, what was installed is undone in reverse order.
     fn new(symbols: &Symbols) -> Result<Self> {
-        let mut watch = TextWatch::register(symbols)?;
+        let mut watch = TextWatch::register(symbols, on_resume)?;
         let nmi = NmiHandler::register()?;
         let receiver = Receiver::install(symbols.receiver_site).inspect_err(|_| {
             pr_err!("vtime_user_exit is taken by another direct call (BPF or livepatch): remove it first\n");
@@ -49,6 +53,8 @@ impl Engaged {
             return Err(ENOENT);
         }
         let memory = MemoryNotifier::register()?;
+        let memory_failure = MemoryFailureNotifier::register();
+        let stale_limit = StaleLimit::new();
         let wrapper = Self::wrapper(wrapper::Kind::Deferring, symbols)?;
         // A write to watched code since the check makes one of these fail. Once the mode does not
         // block any more, the watch itself reports it.
@@ -61,6 +67,8 @@ impl Engaged {
         Ok(Self {
             _deferring: deferring,
             _wrapper: wrapper,
+            _stale_limit: stale_limit,
+            _memory_failure: memory_failure,
             _memory: memory,
             _receiver: receiver,
             _nmi: nmi,
@@ -237,18 +245,59 @@ impl Control {
 
     /// Ends a suspension by a tracer that has gone. -EBUSY if it has not.
     fn resume(&self) -> Result {
+        match self.try_resume()? {
+            Resumed::Done => Ok(()),
+            Resumed::Changed(address) => Err(text_watch::busy(address)),
+            Resumed::Raced => Err(EBUSY),
+        }
+    }
+
+    fn try_resume(&self) -> Result<Resumed> {
         let Installed::On(engaged) = &self.installed else {
-            return Ok(());
+            return Ok(Resumed::Done);
         };
         if !BLOCKED.has(Reason::Tracer) {
-            return Ok(());
+            return Ok(Resumed::Done);
         }
-        let generation = engaged.watch.recheck()?;
-        if !BLOCKED.resume(generation) {
-            return Err(EBUSY);
+        match engaged.watch.look()? {
+            Look::Changed(address) => Ok(Resumed::Changed(address)),
+            Look::Unchanged(generation) if BLOCKED.resume(generation) => {
+                pr_info!("on: resumed for CPUs {}\n", ALLOWED);
+                Ok(Resumed::Done)
+            }
+            Look::Unchanged(_) => Ok(Resumed::Raced),
         }
-        pr_info!("on: resumed for CPUs {}\n", ALLOWED);
-        Ok(())
+    }
+}
+
+/// How an attempt to end a suspension went.
+enum Resumed {
+    /// There is none now.
+    Done,
+    /// The tracer is still there, at this address.
+    Changed(usize),
+    /// Watched code was written to meanwhile.
+    Raced,
+}
+
+/// Ends a suspension if the tracer has gone. If it has not, its going writes to watched code again,
+/// which brings this back.
+///
+/// # Safety
+///
+/// The function of a piece of work.
+unsafe extern "C" fn on_resume(_work: *mut crate::bindings::work_struct) {
+    // Not waiting for the lock: whoever has it may be waiting for this to end.
+    let resumed = match CONTROL.try_lock() {
+        Some(guard) => match guard.as_ref() {
+            Some(control) => control.try_resume(),
+            None => return,
+        },
+        None => Ok(Resumed::Raced),
+    };
+    // Without memory for the look, it is worth another try, too.
+    if matches!(resumed, Ok(Resumed::Raced) | Err(_)) {
+        TextWatch::look_again_later();
     }
 }
 
@@ -272,6 +321,16 @@ pub(crate) fn set_cpus(wanted: &CpuSet) -> Result {
     ALLOWED.assign(wanted);
     // What a CPU owes that was just taken out it should not owe for long.
     drain_online();
+    Ok(())
+}
+
+/// Sets `max_stale_ms`. -ENODEV while the module is being removed.
+pub(crate) fn set_max_stale(milliseconds: u32) -> Result {
+    let guard = CONTROL.lock();
+    if guard.is_none() {
+        return Err(ENODEV);
+    }
+    stale_limit::set_limit(milliseconds);
     Ok(())
 }
 

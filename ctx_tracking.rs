@@ -83,6 +83,8 @@ impl Word {
             self.0.swap(FLUSHING, SeqCst);
             #[cfg(variant = "no_first_check")]
             test::await_sender();
+            #[cfg(any(variant = "slow_exchange", variant = "nmi_pending_only"))]
+            test::long_delay();
             flush();
         }
         #[cfg(variant = "flush_before_exchange")]
@@ -148,7 +150,12 @@ pub(crate) fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool)
     if !is_quiet() {
         return Verdict::NotQuiet;
     }
-    #[cfg(any(variant = "slow_sender", variant = "no_recheck"))]
+    #[cfg(any(
+        variant = "slow_sender",
+        variant = "no_recheck",
+        variant = "no_block_recheck",
+        variant = "no_second_drain"
+    ))]
     test::delay();
     // A bit that is set already need not be set again; the barrier and the second look stay, as
     // the owner may just be taking it.
@@ -161,7 +168,7 @@ pub(crate) fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool)
     #[cfg(variant = "no_recheck")]
     return Verdict::Deferred;
     #[cfg(not(variant = "no_recheck"))]
-    if is_quiet() && !blocked.is_blocked() {
+    if is_quiet() && (cfg!(variant = "no_block_recheck") || !blocked.is_blocked()) {
         Verdict::Deferred
     } else {
         Verdict::Raced
@@ -237,7 +244,7 @@ impl Blocked {
     pub(crate) fn resume(&self, generation: u64) -> bool {
         let mut old = self.0.load(SeqCst);
         loop {
-            if old / GENERATION != generation {
+            if old / GENERATION != generation && cfg!(not(variant = "hasty_resume")) {
                 return false;
             }
             let new = old & !(Reason::Tracer as u64);
@@ -254,9 +261,15 @@ impl Blocked {
     variant = "slow_sender",
     variant = "no_recheck",
     variant = "no_first_check",
-    variant = "flush_before_exchange"
+    variant = "flush_before_exchange",
+    variant = "slow_exchange",
+    variant = "nmi_pending_only",
+    variant = "no_block_recheck",
+    variant = "no_second_drain",
+    variant = "slow_poke",
+    variant = "hasty_resume"
 ))]
-mod test {
+pub(crate) mod test {
     use super::{Word, PENDING};
     use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -269,6 +282,14 @@ mod test {
     #[inline(always)]
     pub(super) fn delay() {
         for i in 0..SHORT {
+            core::hint::black_box(i);
+        }
+    }
+
+    /// Some milliseconds under emulation.
+    #[inline(always)]
+    pub(crate) fn long_delay() {
+        for i in 0..LONG {
             core::hint::black_box(i);
         }
     }

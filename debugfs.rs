@@ -9,7 +9,7 @@ use crate::bindings;
 use crate::control;
 use crate::flush;
 use crate::percpu::{self, Context, ALLOWED, NOHZ_FULL};
-use crate::stats::{self, DRAINED, SUSPENSIONS};
+use crate::stats::{self, DRAINED, EXPIRED, SUSPENSIONS};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kernel::ffi::{c_int, c_void};
@@ -136,6 +136,7 @@ unsafe extern "C" fn show_summary(file: *mut bindings::seq_file, _data: *mut c_v
     );
     seq_print!(file, "drained: {}\n", DRAINED.get());
     seq_print!(file, "suspensions: {}\n", SUSPENSIONS.get());
+    seq_print!(file, "expired: {}\n", EXPIRED.get());
     0
 }
 

@@ -9,12 +9,15 @@
 pub(crate) mod drain;
 pub(crate) mod ftrace;
 pub(crate) mod memory;
+pub(crate) mod memory_failure;
 pub(crate) mod nmi;
 pub(crate) mod receiver;
+pub(crate) mod stale_limit;
 pub(crate) mod symbols;
 pub(crate) mod text_watch;
 #[cfg(variant = "receiver_on_tracepoint")]
 pub(crate) mod tracepoint;
+pub(crate) mod work;
 pub(crate) mod wrapper;
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};

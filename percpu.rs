@@ -131,6 +131,12 @@ impl Context {
         if self.is_active() && state & STATE.mask == bindings::DEFERRED_FLUSH_CT_STATE_IDLE {
             return true;
         }
+        #[cfg(variant = "guest_is_quiet")]
+        if self.is_active() && state & STATE.mask == bindings::DEFERRED_FLUSH_CT_STATE_GUEST {
+            return true;
+        }
+        #[cfg(variant = "nmi_is_quiet")]
+        let state = state & bindings::DEFERRED_FLUSH_CT_STATE_MASK;
         STATE.is_quiet(state) && self.is_active()
     }
 

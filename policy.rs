@@ -101,11 +101,13 @@ impl Policy {
             start: return_address.wrapping_sub(CALL_LENGTH),
             end: return_address,
         };
+        #[cfg(not(variant = "any_caller"))]
         if !self.purgers.iter().any(|purger| purger.covers(call))
             || insn::call_target(bytes_before(), return_address) != Some(self.flush)
         {
             return Err(Kept::Caller);
         }
+        #[cfg(not(variant = "any_range"))]
         if !self.vmalloc.covers(flushed) {
             return Err(Kept::Range);
         }
@@ -247,4 +249,21 @@ impl Mode {
             Self::On => "on",
         }
     }
+}
+
+/// The longest `max_stale_ms`: a day.
+pub(crate) const MAX_STALE_MS: u32 = 24 * 60 * 60 * 1000;
+
+/// From what was written to `max_stale_ms`: a decimal number of milliseconds up to
+/// [`MAX_STALE_MS`], with at most one newline behind it.
+pub(crate) fn parse_max_stale(text: &[u8]) -> Option<u32> {
+    let digits = text.strip_suffix(b"\n").unwrap_or(text);
+    // Longer is out of range, or zeros that nobody means.
+    if digits.is_empty() || digits.len() > 9 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value = digits
+        .iter()
+        .fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
+    (value <= MAX_STALE_MS).then_some(value)
 }

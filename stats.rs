@@ -6,8 +6,9 @@
 //! What senders count lies in ordinary memory, one slot a CPU: their own slot for what they did,
 //! the target's slot for what happened to it.
 
+use crate::bindings;
 use crate::percpu::{self, CpuSet};
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use kernel::prelude::*;
 
 /// A counter. Adding to it never overflows in practice and never panics.
@@ -52,6 +53,8 @@ pub(crate) struct Slot {
     pub(crate) ipi_not_quiet: Counter,
     /// As a target: interrupted, as it left user mode while the bit was set.
     pub(crate) ipi_raced: Counter,
+    /// As a target: the time in jiffies when it began to owe a flush.
+    pending_since: AtomicUsize,
 }
 
 impl Slot {
@@ -66,14 +69,38 @@ impl Slot {
             deferred: Counter::new(),
             ipi_not_quiet: Counter::new(),
             ipi_raced: Counter::new(),
+            pending_since: AtomicUsize::new(0),
         }
     }
+
+    /// This CPU is about to owe a flush, and owed none so far.
+    pub(crate) fn start_pending(&self) {
+        self.pending_since.store(jiffies(), Relaxed);
+    }
+
+    /// How long this CPU has owed its flush, in milliseconds. Two senders at once may make that a
+    /// little too long.
+    pub(crate) fn pending_milliseconds(&self) -> u32 {
+        let age = jiffies().wrapping_sub(self.pending_since.load(Relaxed));
+        // SAFETY: pure arithmetic.
+        let milliseconds = unsafe { bindings::jiffies64_to_msecs(age as u64) };
+        u32::try_from(milliseconds).unwrap_or(u32::MAX)
+    }
+}
+
+/// The kernel's tick count.
+fn jiffies() -> usize {
+    // SAFETY: there since boot; another CPU writes it, hence volatile.
+    unsafe { (&raw const bindings::jiffies).read_volatile() as usize }
 }
 
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(core::ptr::null_mut());
 
 /// CPUs drained because deferral was blocked or turned off.
 pub(crate) static DRAINED: Counter = Counter::new();
+
+/// CPUs interrupted because they had owed a flush for `max_stale_ms`.
+pub(crate) static EXPIRED: Counter = Counter::new();
 
 /// How often a write to watched code suspended deferral.
 pub(crate) static SUSPENSIONS: Counter = Counter::new();

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The control files: `/sys/kernel/deferred_flush/{mode,state,cpus}`.
+//! The control files: `/sys/kernel/deferred_flush/{mode,state,cpus,max_stale_ms}`.
 //!
 //! sysfs and not debugfs, as lockdown forbids writing to the latter.
 
 use crate::bindings;
 use crate::control;
+use crate::hooks::stale_limit;
 use crate::percpu::{self, CpuSet, ALLOWED};
-use crate::policy::Mode;
+use crate::policy::{self, Mode};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::error::{from_result, to_result};
@@ -48,8 +49,14 @@ impl Attribute {
 static MODE: Attribute = Attribute::new(c"mode", 0o644, show_mode, Some(store_mode));
 static STATE: Attribute = Attribute::new(c"state", 0o444, show_state, None);
 static CPUS: Attribute = Attribute::new(c"cpus", 0o644, show_cpus, Some(store_cpus));
+static MAX_STALE_MS: Attribute = Attribute::new(
+    c"max_stale_ms",
+    0o644,
+    show_max_stale_ms,
+    Some(store_max_stale_ms),
+);
 
-struct Attributes([*const bindings::attribute; 4]);
+struct Attributes([*const bindings::attribute; 5]);
 
 // SAFETY: never written; what it points to is `Sync`.
 unsafe impl Sync for Attributes {}
@@ -58,6 +65,7 @@ static ATTRIBUTES: Attributes = Attributes([
     &raw const MODE.0.attr,
     &raw const STATE.0.attr,
     &raw const CPUS.0.attr,
+    &raw const MAX_STALE_MS.0.attr,
     core::ptr::null(),
 ]);
 
@@ -165,6 +173,33 @@ unsafe extern "C" fn store_cpus(
         })?;
         control::set_cpus(&wanted)
     };
+    // SAFETY: this function's contract.
+    unsafe { stored(text, length, accept) }
+}
+
+/// # Safety
+///
+/// As for [`show_mode`].
+unsafe extern "C" fn show_max_stale_ms(
+    _kobj: *mut bindings::kobject,
+    _attr: *mut bindings::kobj_attribute,
+    buffer: *mut c_char,
+) -> isize {
+    // SAFETY: this function's contract.
+    unsafe { emit(buffer, fmt!("{}", stale_limit::limit())) }
+}
+
+/// # Safety
+///
+/// As for [`store_mode`].
+unsafe extern "C" fn store_max_stale_ms(
+    _kobj: *mut bindings::kobject,
+    _attr: *mut bindings::kobj_attribute,
+    text: *const c_char,
+    length: usize,
+) -> isize {
+    let accept =
+        |bytes: &[u8]| control::set_max_stale(policy::parse_max_stale(bytes).ok_or(EINVAL)?);
     // SAFETY: this function's contract.
     unsafe { stored(text, length, accept) }
 }

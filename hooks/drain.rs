@@ -21,15 +21,21 @@ pub(crate) fn count_local(counter: &AtomicU64) {
 
 /// # Safety
 ///
-/// Called by `on_each_cpu_cond_mask()`.
+/// Called by `on_each_cpu_cond_mask()`, once for each CPU.
 unsafe extern "C" fn owes_flush(cpu: c_int, _info: *mut c_void) -> bool {
-    percpu::of(cpu as u32).is_some_and(|local| !local.word.is_clear())
+    let owes = percpu::of(cpu as u32).is_some_and(|local| !local.word.is_clear());
+    if owes {
+        stats::DRAINED.add_one();
+    }
+    owes
 }
 
+/// Runs the flush that this CPU owes. One that comes from user mode has done so on entry.
+///
 /// # Safety
 ///
 /// A cross-CPU function: interrupts are off.
-unsafe extern "C" fn drain_this_cpu(_info: *mut c_void) {
+pub(crate) unsafe extern "C" fn flush_if_owed(_info: *mut c_void) {
     let local = percpu::this();
     if local.word.is_clear() {
         return;
@@ -37,7 +43,6 @@ unsafe extern "C" fn drain_this_cpu(_info: *mut c_void) {
     // SAFETY: cross-CPU functions run with interrupts off.
     local.word.receive(|| unsafe { flush::flush_all() });
     count_local(&local.flush_interrupt);
-    stats::DRAINED.add_one();
 }
 
 /// Interrupts every online CPU that owes a flush and waits until it has run.
@@ -50,7 +55,7 @@ pub(crate) fn drain_online() {
     unsafe {
         bindings::on_each_cpu_cond_mask(
             Some(owes_flush),
-            Some(drain_this_cpu),
+            Some(flush_if_owed),
             core::ptr::null_mut(),
             true,
             &raw const bindings::__cpu_online_mask,
@@ -68,7 +73,7 @@ pub(crate) fn drain_all() {
     for cpu in percpu::NOHZ_FULL.iter() {
         if let Some(local) = percpu::of(cpu) {
             // An online CPU's word is clear by now, or holds a bit whose sender interrupts it.
-            if !percpu::is_online(cpu) {
+            if !percpu::is_online(cpu) && cfg!(not(variant = "no_offline_reset")) {
                 local.word.reset_offline();
             }
         }
@@ -93,6 +98,7 @@ impl Deferring {
 impl Drop for Deferring {
     fn drop(&mut self) {
         BLOCKED.block(Reason::Mode);
+        #[cfg(not(variant = "no_off_drain"))]
         drain_all();
     }
 }

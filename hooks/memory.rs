@@ -22,6 +22,9 @@ unsafe extern "C" fn on_memory(
     action: c_ulong,
     _arg: *mut c_void,
 ) -> c_int {
+    #[cfg(variant = "no_memory_block")]
+    return NOTIFY_OK;
+    #[cfg(not(variant = "no_memory_block"))]
     match action {
         bindings::DEFERRED_FLUSH_MEM_GOING_OFFLINE => {
             BLOCKED.block(Reason::MemoryOffline);
@@ -33,6 +36,7 @@ unsafe extern "C" fn on_memory(
         }
         _ => {}
     }
+    #[cfg(not(variant = "no_memory_block"))]
     NOTIFY_OK
 }
 

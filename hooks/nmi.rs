@@ -26,7 +26,13 @@ const NOT_OURS: c_int = 0;
 #[link_section = ".noinstr.text"]
 unsafe extern "C" fn on_nmi(_kind: c_uint, _regs: *mut bindings::pt_regs) -> c_int {
     let local = percpu::this();
-    if !local.word.is_clear() {
+    #[cfg(not(any(variant = "no_nmi_flush", variant = "nmi_pending_only")))]
+    let owes_flush = !local.word.is_clear();
+    #[cfg(variant = "no_nmi_flush")]
+    let owes_flush = false;
+    #[cfg(variant = "nmi_pending_only")]
+    let owes_flush = local.word.value() & crate::ctx_tracking::PENDING != 0;
+    if owes_flush {
         // SAFETY: no interrupt arrives during an NMI.
         unsafe { flush::flush_all() };
         count_local(&local.flush_nmi);
@@ -58,7 +64,11 @@ impl NmiHandler {
             (*action).list.next = &raw mut (*action).list;
             (*action).list.prev = &raw mut (*action).list;
             (*action).handler = Some(on_nmi);
-            (*action).flags = bindings::DEFERRED_FLUSH_NMI_FLAG_FIRST;
+            (*action).flags = if cfg!(variant = "nmi_not_first") {
+                0
+            } else {
+                bindings::DEFERRED_FLUSH_NMI_FLAG_FIRST
+            };
             (*action).name = NAME.as_char_ptr();
         }
         // SAFETY: the action is a static of this module and complete.

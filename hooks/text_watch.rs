@@ -5,7 +5,8 @@
 //! A tracer, a kprobe or BPF on that code would use memory that may have been mapped while the CPU
 //! was in user mode. An ftrace callback on `__text_poke()` (arch/x86/kernel/alternative.c) sees each
 //! write to kernel text before it happens. The first one into a watched range blocks deferral and
-//! drains every CPU, so that the new code never runs with a flush owed.
+//! drains every CPU, so that the new code never runs with a flush owed. Each of them also schedules
+//! a look whether the code is as it was, after which deferral goes on.
 
 use crate::bindings;
 use crate::ctx_tracking::Reason;
@@ -16,6 +17,7 @@ use crate::hooks::receiver::Receiver;
 use crate::hooks::symbols::{
     is_fentry_site, is_foreign_code, is_kprobe_int3, read_text, Symbolic, Symbols,
 };
+use crate::hooks::work::{self, Work};
 use crate::insn::{self, CALL_LENGTH, INT3, JMP_REL32};
 use crate::policy::Range;
 use crate::stats;
@@ -26,6 +28,13 @@ use kernel::ffi::c_ulong;
 use kernel::prelude::*;
 
 static OPS: Ops = Ops::new();
+
+/// The look whether a tracer has gone.
+static RESUME: Work = Work::new();
+
+/// How long after a write that look comes. Patching writes several times in a row, and a tracer
+/// that is taken away is often put back.
+const RESUME_MILLISECONDS: u32 = 250;
 
 /// The ranges that the callback looks for.
 ///
@@ -42,8 +51,8 @@ static RANGES: Ranges = Ranges(UnsafeCell::new(KVec::new()));
 /// Where the last write to watched code went; 0 if there was none.
 static LAST_WRITE: AtomicUsize = AtomicUsize::new(0);
 
-/// How many writes were seen.
-static WRITES: AtomicU64 = AtomicU64::new(0);
+/// How many writes to the receiver's site were seen.
+static SITE_WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// The address of the last write to watched code.
 pub(crate) fn last_write() -> usize {
@@ -75,22 +84,29 @@ unsafe extern "C" fn on_text_poke(
     if !ranges.iter().any(|range| range.overlaps(written)) {
         return;
     }
-    WRITES.fetch_add(1, Relaxed);
+    if ranges.first().is_some_and(|site| site.overlaps(written)) {
+        SITE_WRITES.fetch_add(1, Relaxed);
+    }
+    if cfg!(variant = "no_watch") {
+        return;
+    }
     let is_turned_off = BLOCKED.has(Reason::Mode);
     let is_first = BLOCKED.block_for_write();
     #[cfg(not(variant = "no_drain"))]
-    // With interrupts off (kgdb) nobody can be waited for.
+    // With interrupts off (kgdb) nobody can be waited for, and any lock may be held.
     if interrupts_are_on() {
         drain_online();
+        RESUME.schedule(RESUME_MILLISECONDS);
     }
+    #[cfg(any(variant = "slow_poke", variant = "hasty_resume"))]
+    crate::ctx_tracking::test::long_delay();
     if is_first {
         LAST_WRITE.store(written.start, Relaxed);
     }
     if is_first && !is_turned_off {
         stats::SUSPENSIONS.add_one();
         pr_info!(
-            "suspended: code that runs before a deferred flush is being changed at {}; \
-             write on to mode once the tracer is gone\n",
+            "suspended: code that runs before a deferred flush is being changed at {}\n",
             Symbolic(written.start)
         );
     }
@@ -102,18 +118,29 @@ struct Expected {
     bytes: KVec<u8>,
 }
 
+/// What a look at the watched code found.
+pub(crate) enum Look {
+    /// All bytes are as they were when [`TextWatch::check`] remembered them, and that holds for
+    /// this generation.
+    Unchanged(u64),
+    /// The byte at this address is not.
+    Changed(usize),
+}
+
 /// The watch is registered.
 pub(crate) struct TextWatch {
     hook: Option<Hook>,
+    _resume: work::Ready,
     writes_before: u64,
     expected: KVec<Expected>,
 }
 
 impl TextWatch {
     /// Registers the watch over everything that runs before the receiver and the NMI handler.
+    /// `resume` runs some time after each write to watched code.
     ///
     /// Process context; may sleep. Called under the lock of `control.rs`, so there is at most one.
-    pub(crate) fn register(symbols: &Symbols) -> Result<Self> {
+    pub(crate) fn register(symbols: &Symbols, resume: work::Function) -> Result<Self> {
         let mut ranges = KVec::new();
         ranges.push(symbols.receiver_entry, GFP_KERNEL)?;
         for function in symbols.before_nmi_handler.iter() {
@@ -123,7 +150,8 @@ impl TextWatch {
         unsafe { *RANGES.0.get() = ranges };
         let mut watch = Self {
             hook: None,
-            writes_before: WRITES.load(Relaxed),
+            _resume: work::Ready::new(&RESUME, c"deferred_flush_resume", resume),
+            writes_before: SITE_WRITES.load(Relaxed),
             expected: KVec::new(),
         };
         watch.hook = Some(Hook::function(
@@ -136,9 +164,14 @@ impl TextWatch {
         Ok(watch)
     }
 
-    /// Whether the watch saw a write since it was registered: the receiver's own, at least.
+    /// Whether the watch saw a write to the receiver's site since it was registered.
     pub(crate) fn saw_write(&self) -> bool {
-        WRITES.load(Relaxed) != self.writes_before
+        SITE_WRITES.load(Relaxed) != self.writes_before
+    }
+
+    /// Runs `resume` once more, for one that came at a bad time.
+    pub(crate) fn look_again_later() {
+        RESUME.schedule(RESUME_MILLISECONDS);
     }
 
     /// Checks that no tracer is on watched code, and remembers the bytes.
@@ -172,11 +205,9 @@ impl TextWatch {
         Ok(self.expected.push(Expected { range, bytes }, GFP_KERNEL)?)
     }
 
-    /// Checks that all watched bytes are again what [`check`](Self::check) found.
-    ///
-    /// Returns the generation for which that holds; -EBUSY, with a line in the log, if they are
-    /// not. Process context; may sleep.
-    pub(crate) fn recheck(&self) -> Result<u64> {
+    /// Compares all watched bytes with what [`check`](Self::check) found. Process context; may
+    /// sleep.
+    pub(crate) fn look(&self) -> Result<Look> {
         let generation = settled_generation();
         for expected in self.expected.iter() {
             let now = read_text(expected.range)?;
@@ -185,10 +216,10 @@ impl TextWatch {
                 .zip(expected.bytes.iter())
                 .position(|(a, b)| a != b);
             if let Some(offset) = changed {
-                return Err(busy(expected.range.start.wrapping_add(offset)));
+                return Ok(Look::Changed(expected.range.start.wrapping_add(offset)));
             }
         }
-        Ok(generation)
+        Ok(Look::Unchanged(generation))
     }
 }
 
@@ -208,12 +239,16 @@ impl Drop for TextWatch {
 /// RCU-tasks grace period sees each such write done.
 fn settled_generation() -> u64 {
     let generation = BLOCKED.generation();
+    #[cfg(not(variant = "hasty_resume"))]
     // SAFETY: process context; sleeps.
-    unsafe { bindings::synchronize_rcu_tasks() };
+    unsafe {
+        bindings::synchronize_rcu_tasks()
+    };
     generation
 }
 
-fn busy(address: usize) -> Error {
+/// Says in the log who is in the way, and returns -EBUSY.
+pub(crate) fn busy(address: usize) -> Error {
     pr_err!(
         "code that runs before a deferred flush is changed at {}: remove the tracer there first\n",
         Symbolic(address)

@@ -10,11 +10,13 @@ use crate::ctx_tracking::{self, Verdict};
 use crate::flush;
 use crate::hooks::drain::{count_local, drain_all, BLOCKED};
 use crate::hooks::ftrace::{Hook, Ops};
+use crate::hooks::stale_limit;
 use crate::insn::CALL_LENGTH;
 use crate::percpu::{self, Context, ALLOWED};
 use crate::policy::{Kept, Policy, Range};
 use crate::stats::{self, Slot};
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use kernel::ffi::{c_int, c_ulong, c_void};
 use kernel::prelude::*;
 
@@ -119,6 +121,7 @@ unsafe extern "C" fn on_flush_in_shadow(
 /// What an interrupted CPU is told.
 struct Order {
     range: Range,
+    deferred: AtomicBool,
 }
 
 /// Replaces `flush_tlb_kernel_range()` (arch/x86/mm/tlb.c) for calls that the policy allows.
@@ -132,6 +135,7 @@ struct Order {
 unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
     let mut order = Order {
         range: Range { start, end },
+        deferred: AtomicBool::new(false),
     };
     ctx_tracking::sender_barrier();
     // SAFETY: both callbacks match the prototypes, take an `Order`, and do not sleep; `order` lives
@@ -145,14 +149,17 @@ unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
             &raw const bindings::__cpu_online_mask,
         );
     }
+    if order.deferred.load(Relaxed) {
+        stale_limit::flush_deferred();
+    }
 }
 
 /// Whether the CPU has to be interrupted; if not, it owes the flush.
 ///
 /// # Safety
 ///
-/// Called by `on_each_cpu_cond_mask()`.
-unsafe extern "C" fn must_interrupt(cpu: c_int, _order: *mut c_void) -> bool {
+/// Called by `on_each_cpu_cond_mask()` with an [`Order`].
+unsafe extern "C" fn must_interrupt(cpu: c_int, order: *mut c_void) -> bool {
     let cpu = cpu as u32;
     if !ALLOWED.contains(cpu) || cpu == percpu::current_cpu() {
         return true;
@@ -162,9 +169,17 @@ unsafe extern "C" fn must_interrupt(cpu: c_int, _order: *mut c_void) -> bool {
     else {
         return true;
     };
+    if local.word.is_clear() {
+        slot.start_pending();
+    }
     match ctx_tracking::offer(&local.word, &BLOCKED, || context.is_quiet()) {
         Verdict::Deferred => {
             slot.deferred.add_one();
+            // SAFETY: the sender's order, which lives until it returns; CPUs that were already
+            // told to flush read it, hence an atomic.
+            unsafe { &*order.cast::<Order>() }
+                .deferred
+                .store(true, Relaxed);
             false
         }
         Verdict::NotQuiet => {
@@ -236,6 +251,7 @@ impl Drop for Wrapper {
         // A task may be preempted in the wrapper, which it does not leave by sleeping.
         // SAFETY: process context; sleeps.
         unsafe { bindings::synchronize_rcu_tasks() };
+        #[cfg(not(any(variant = "no_off_drain", variant = "no_second_drain")))]
         if self.kind == Kind::Deferring {
             // A sender that saw the block may have left its bit behind.
             drain_all();

@@ -24,6 +24,16 @@ with_variant() {
 	note "$program ended with status $STATUS"
 }
 
+# with_script VARIANT SCRIPT: the same with a test that loads the module itself,
+# up to its first failure.
+with_script() {
+	STATUS=0
+	OUTPUT=$(STOP_AT_FIRST=yes DFLUSH_MODULE=$DFLUSH_VARIANTS/$1/deferred_flush.ko timeout 600 bash "$(dirname "$0")/$2") || STATUS=$?
+	unload_module
+	note "${OUTPUT//$'\n'/$'\n#   '}"
+	note "$2 ended with status $STATUS"
+}
+
 has_line() {
 	grep -qE "$1" <<<"$OUTPUT"
 }
@@ -93,8 +103,14 @@ idle_is_quiet() {
 	fails_with 'remote: an idle CPU reads nothing stale'
 }
 
+# A CPU that stays in user mode owes its flush for ever.
+no_stale_timer() {
+	with_script no_stale_timer stale_limit.sh
+	fails_with 'stale limit: one that is set later counts what is owed already'
+}
+
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
-	no_first_check no_drain idle_is_quiet)
+	no_first_check no_drain idle_is_quiet no_stale_timer)
 [ $# -gt 0 ] || set -- "${all[@]}"
 begin $#
 for variant in "$@"; do

@@ -30,7 +30,8 @@ note() {
 	echo "# $*"
 }
 
-# check NAME COMMAND...: one test; it passes if the command succeeds.
+# check NAME COMMAND...: one test; it passes if the command succeeds. With
+# STOP_AT_FIRST a failure ends the script: controls need no more than that.
 check() {
 	local name=$1
 	shift
@@ -39,6 +40,9 @@ check() {
 	else
 		note "failed: $*"
 		ktap_test_fail "$name"
+		if [ -n "${STOP_AT_FIRST:-}" ]; then
+			ktap_finished
+		fi
 	fi
 }
 

@@ -21,7 +21,7 @@ has_all_keys() {
 	local key
 	for key in version kernel mode state flush_method cpus calls kept_range kept_caller \
 		kept_blocked redirected deferred would_defer ipi_not_quiet ipi_raced flush_entry \
-		flush_nmi flush_ipi drained suspensions; do
+		flush_nmi flush_ipi drained suspensions expired; do
 		[ "$(grep -c "^$key: ." "$VIEWS/summary")" -eq 1 ] || {
 			note "the summary lacks '$key: VALUE'"
 			return 1
@@ -64,10 +64,11 @@ pins() {
 	return "$result"
 }
 
-begin 9
+begin 10
 load_module
 check "views: permissions of mode" has_mode 644 "$CONTROL/mode"
 check "views: permissions of cpus" has_mode 644 "$CONTROL/cpus"
+check "views: permissions of max_stale_ms" has_mode 644 "$CONTROL/max_stale_ms"
 check "views: permissions of state" has_mode 444 "$CONTROL/state"
 check "views: permissions in debugfs" debugfs_is_private
 check "views: every key of the summary" has_all_keys

@@ -4,7 +4,8 @@
 
 use crate::insn::encode_call;
 use crate::policy::{
-    flush_by_page, vmalloc_range, Kept, Machine, Mode, Policy, Range, Refusal, PAGE_SIZE,
+    flush_by_page, parse_max_stale, vmalloc_range, Kept, Machine, Mode, Policy, Range, Refusal,
+    MAX_STALE_MS, PAGE_SIZE,
 };
 
 const FLUSH: usize = 0xffff_ffff_8134_9530;
@@ -240,5 +241,18 @@ fn modes_are_read_exactly() {
     }
     for value in [-1, 3, i64::MIN, i64::MAX] {
         assert_eq!(Mode::from_parameter(value), None);
+    }
+}
+
+#[test]
+fn the_stale_limit_is_read_exactly() {
+    for (text, value) in [("0", 0), ("1\n", 1), ("007", 7), ("86400000\n", MAX_STALE_MS)] {
+        assert_eq!(parse_max_stale(text.as_bytes()), Some(value), "{text:?}");
+    }
+    for text in [
+        "", "\n", "1\n\n", " 1", "1 ", "-1", "+1", "0x10", "1.5", "1k", "86400001", "999999999",
+        "4294967296", "0000000001", "1\0",
+    ] {
+        assert_eq!(parse_max_stale(text.as_bytes()), None, "{text:?}");
     }
 }

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# max_stale_ms: a CPU that stays in user mode is interrupted once when it has owed
+# a flush for that long, and not at all without a bound.
+
+. "$(dirname "$0")/functions.sh"
+
+LIMIT=$CONTROL/max_stale_ms
+
+set_limit() {
+	echo "$1" >"$LIMIT"
+}
+
+# How many CPUs owe a flush.
+owing() {
+	awk 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "word") column = i; next }
+		$column { owing++ } END { print owing + 0 }' "$VIEWS/cpus"
+}
+
+# owe_for SECONDS: all CPUs owe a flush, and still do after that time. Something
+# else may interrupt one, so try a few times.
+owe_for() {
+	local tries
+	for tries in {1..8}; do
+		EXPIRED=$(summary expired)
+		dflush flush aliases 3
+		sleep "$1"
+		if [ "$(owing)" -eq "$CPUS" ]; then
+			note "all of $CPUS CPUs owe a flush after $1 s, at try $tries"
+			[ "$(summary expired)" -eq "$EXPIRED" ]
+			return
+		fi
+	done
+	note "$(owing) of $CPUS CPUs owe a flush after $1 s"
+	return 1
+}
+
+# Each CPU is interrupted, within 3 s.
+all_are_interrupted() {
+	local tries
+	for tries in {1..30}; do
+		if [ "$(owing)" -eq 0 ] && once_each; then
+			note "after $tries looks at intervals of 0.1 s"
+			return 0
+		fi
+		sleep 0.1
+	done
+	note "$(owing) CPUs owe a flush, $(($(summary expired) - EXPIRED)) were interrupted"
+	return 1
+}
+
+once_each() {
+	[ $(($(summary expired) - EXPIRED)) -eq "$CPUS" ]
+}
+
+# Even if the sender runs on an isolated CPU, neither the timer nor the work is
+# put there.
+stays_on_housekeeping() {
+	local first=${NOHZ_FULL%%[-,]*} timers works event
+	for event in timer/timer_start workqueue/workqueue_execute_start; do
+		echo 1 >"$TRACING/events/$event/enable"
+	done
+	echo >"$TRACING/trace"
+	taskset -c "$first" "$DFLUSH_BIN/dflush" flush aliases 3
+	sleep 1
+	for event in timer/timer_start workqueue/workqueue_execute_start; do
+		echo 0 >"$TRACING/events/$event/enable"
+	done
+	timers=$(sed -n 's/.*timer_start: .*function=delayed_work_timer_fn .* cpu=\([0-9]*\) .*/\1/p' "$TRACING/trace" | sort -u | xargs)
+	works=$(sed -n 's/.*\[0*\([0-9]\+\)\].*workqueue_execute_start: .*on_time.*/\1/p' "$TRACING/trace" | sort -u | xargs)
+	note "timers on CPUs '$timers', work on CPUs '$works'"
+	# Numbers are separate words.
+	# shellcheck disable=SC2086
+	[ -n "$timers" ] && [ -n "$works" ] && is_housekeeping $timers $works
+}
+
+is_housekeeping() {
+	local cpu
+	for cpu in "$@"; do
+		if (echo "$cpu" | grep -qxE "$ISOLATED"); then
+			return 1
+		fi
+	done
+}
+
+begin 9
+load_module
+CPUS=$(awk 'NR > 1' "$VIEWS/cpus" | wc -l)
+ISOLATED=$(awk 'NR > 1 { printf "%s%s", separator, $1; separator = "|" }' "$VIEWS/cpus")
+check "stale limit: none by default" test "$(cat "$LIMIT")" = 0
+hold_cpus "$NOHZ_FULL"
+check "stale limit: without one a CPU goes on owing its flush" owe_for 1
+set_limit 500
+check "stale limit: one that is set later counts what is owed already" all_are_interrupted
+set_limit 2000
+check "stale limit: not before its time" owe_for 1
+check "stale limit: CPUs are interrupted when it passes" all_are_interrupted
+sleep 2
+check "stale limit: once each, and not again" once_each
+set_limit 300
+check "stale limit: timer and work stay on housekeeping CPUs" stays_on_housekeeping
+set_limit 0
+check "stale limit: taken back" owe_for 1
+release_cpus
+unload_module
+load_module
+check "stale limit: none after loading again" test "$(cat "$LIMIT")" = 0
+unload_module
+ktap_finished
