@@ -7,7 +7,10 @@
 
 use crate::bindings;
 use crate::ctx_tracking::{StateLayout, Word};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 use kernel::cpu::CpuId;
 use kernel::fmt;
 use kernel::prelude::*;
@@ -111,8 +114,9 @@ impl Context {
     fn state(self) -> u32 {
         // SAFETY: by the invariant; an atomic_t, accessed with atomic operations by everybody.
         let counter = unsafe { &raw const (*self.0).state.counter }.cast_mut();
+        // Acquire: who sees the CPU in user mode also sees what it did in the kernel before.
         // SAFETY: as above, and aligned.
-        unsafe { AtomicU32::from_ptr(counter.cast()) }.load(Relaxed)
+        unsafe { AtomicU32::from_ptr(counter.cast()) }.load(Acquire)
     }
 
     fn is_active(self) -> bool {

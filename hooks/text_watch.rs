@@ -10,6 +10,7 @@
 
 use crate::bindings;
 use crate::ctx_tracking::Reason;
+use crate::hooks::breakpoints;
 use crate::hooks::drain::{drain_online, BLOCKED};
 use crate::hooks::ftrace::{Hook, Ops};
 use crate::hooks::is_stuck;
@@ -24,7 +25,7 @@ use crate::stats;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use kernel::ffi::c_ulong;
+use kernel::ffi::{c_ulong, c_void};
 use kernel::prelude::*;
 
 static OPS: Ops = Ops::new();
@@ -36,17 +37,26 @@ static RESUME: Work = Work::new();
 /// that is taken away is often put back.
 const RESUME_MILLISECONDS: u32 = 250;
 
-/// The ranges that the callback looks for.
-///
+/// What the callback looks for.
+struct Watched {
+    ranges: KVec<Range>,
+    install_breakpoint_site: usize,
+    uninstall_breakpoint_site: usize,
+}
+
 /// # Invariants
 ///
 /// Written only while the callback is not registered.
-struct Ranges(UnsafeCell<KVec<Range>>);
+struct WatchedCell(UnsafeCell<Watched>);
 
 // SAFETY: by the invariant, it is not written while it is read.
-unsafe impl Sync for Ranges {}
+unsafe impl Sync for WatchedCell {}
 
-static RANGES: Ranges = Ranges(UnsafeCell::new(KVec::new()));
+static WATCHED: WatchedCell = WatchedCell(UnsafeCell::new(Watched {
+    ranges: KVec::new(),
+    install_breakpoint_site: 0,
+    uninstall_breakpoint_site: 0,
+}));
 
 /// Where the last write to watched code went; 0 if there was none.
 static LAST_WRITE: AtomicUsize = AtomicUsize::new(0);
@@ -69,18 +79,31 @@ fn interrupts_are_on() -> bool {
 
 /// # Safety
 ///
-/// Called by ftrace at the start of `__text_poke(func, addr, src, len)`, with `text_mutex` held.
-unsafe extern "C" fn on_text_poke(
-    _ip: c_ulong,
+/// Called by ftrace at the start of a watched function.
+unsafe extern "C" fn on_call(
+    ip: c_ulong,
     _parent: c_ulong,
     _ops: *mut bindings::ftrace_ops,
     registers: *mut bindings::ftrace_regs,
 ) {
+    // SAFETY: the callback is registered, so nobody writes.
+    let watched = unsafe { &*WATCHED.0.get() };
     // SAFETY: ftrace saved the arguments.
     let registers = unsafe { &(*registers.cast::<bindings::__arch_ftrace_regs>()).regs };
-    let written = Range::new(registers.si, registers.cx);
-    // SAFETY: the callback is registered, so nobody writes.
-    let ranges = unsafe { &*RANGES.0.get() };
+    if ip == watched.install_breakpoint_site as c_ulong {
+        // SAFETY: the argument of arch_install_hw_breakpoint().
+        unsafe { breakpoints::on_install(registers.di as *const c_void) };
+    } else if ip == watched.uninstall_breakpoint_site as c_ulong {
+        // SAFETY: the argument of arch_uninstall_hw_breakpoint().
+        unsafe { breakpoints::on_uninstall(registers.di as *const c_void) };
+    } else {
+        // __text_poke(func, addr, src, len)
+        on_text_poke(&watched.ranges, Range::new(registers.si, registers.cx));
+    }
+}
+
+/// Somebody writes to kernel text, with `text_mutex` held.
+fn on_text_poke(ranges: &[Range], written: Range) {
     if !ranges.iter().any(|range| range.overlaps(written)) {
         return;
     }
@@ -146,8 +169,14 @@ impl TextWatch {
         for function in symbols.before_nmi_handler.iter() {
             ranges.push(*function, GFP_KERNEL)?;
         }
+        let watched = Watched {
+            ranges,
+            install_breakpoint_site: symbols.install_breakpoint_site,
+            uninstall_breakpoint_site: symbols.uninstall_breakpoint_site,
+        };
         // SAFETY: the callback is not registered, as there is at most one `TextWatch`.
-        unsafe { *RANGES.0.get() = ranges };
+        unsafe { *WATCHED.0.get() = watched };
+        BLOCKED.forget_breakpoints();
         let mut watch = Self {
             hook: None,
             _resume: work::Ready::new(&RESUME, c"deferred_flush_resume", resume),
@@ -157,8 +186,12 @@ impl TextWatch {
         watch.hook = Some(Hook::function(
             &OPS,
             c"__text_poke",
-            symbols.text_poke_site,
-            on_text_poke,
+            &[
+                symbols.text_poke_site,
+                symbols.install_breakpoint_site,
+                symbols.uninstall_breakpoint_site,
+            ],
+            on_call,
             false,
         )?);
         Ok(watch)
@@ -180,6 +213,7 @@ impl TextWatch {
     /// [`Blocked::resume`](crate::ctx_tracking::Blocked::resume). -EBUSY, with a line in the log,
     /// if there is one. Process context; may sleep.
     pub(crate) fn check(&mut self, symbols: &Symbols, receiver: &Receiver) -> Result<u64> {
+        breakpoints::refuse_existing()?;
         let generation = settled_generation();
         self.expected.clear();
         let entry = symbols.receiver_entry;
@@ -228,7 +262,8 @@ impl Drop for TextWatch {
         self.hook = None;
         if !is_stuck() {
             // SAFETY: the callback is not registered any more.
-            unsafe { *RANGES.0.get() = KVec::new() };
+            unsafe { (*WATCHED.0.get()).ranges = KVec::new() };
+            BLOCKED.forget_breakpoints();
         }
     }
 }

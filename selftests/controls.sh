@@ -109,8 +109,15 @@ no_stale_timer() {
 	fails_with 'stale limit: one that is set later counts what is owed already'
 }
 
+# A breakpoint's handler may run before the receiver while flushes are owed.
+no_breakpoint_watch() {
+	with_script no_breakpoint_watch breakpoint.sh
+	fails_with 'breakpoint: execute vtime_user_exit suspends'
+}
+
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
-	no_first_check no_drain idle_is_quiet no_stale_timer)
+	no_first_check no_drain idle_is_quiet no_stale_timer
+	no_breakpoint_watch)
 [ $# -gt 0 ] || set -- "${all[@]}"
 begin $#
 for variant in "$@"; do
