@@ -312,20 +312,27 @@ static void on_trap(int signal, siginfo_t *info, void *context)
 	trapped = 1;
 }
 
+void catch_traps(void)
+{
+	struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
+
+	sigaction(SIGTRAP, &action, NULL);
+}
+
 /* The page that ORDER_FAULT will touch is the only one that is not locked. */
-static int drop_page(char *page)
+int drop_page(char *page)
 {
 	return munlock(page, 4096) || madvise(page, 4096, MADV_DONTNEED) ? -errno : 0;
 }
 
-static int provoke_breakpoint(void)
+int provoke_breakpoint(void)
 {
 	trapped = 0;
 	asm volatile("int3" ::: "memory");
 	return trapped ? 0 : -EIO;
 }
 
-static int provoke_step(void)
+int provoke_step(void)
 {
 	trapped = 0;
 	asm volatile("sub $256, %%rsp\n\t"
@@ -339,7 +346,7 @@ static int provoke_step(void)
 	return trapped ? 0 : -EIO;
 }
 
-static int provoke_int80(void)
+int provoke_int80(void)
 {
 	long result = 64; /* getppid of the 32-bit table */
 
@@ -354,7 +361,7 @@ static void add_reading(struct spinner_line *line, const struct dflush_request *
 	line->absent += reading->absent;
 }
 
-static uint64_t random_number(void)
+uint64_t random_number(void)
 {
 	static uint64_t state;
 
@@ -436,14 +443,13 @@ static int carry_out(struct spinner_line *line, enum order order, uint64_t argum
 
 static void __attribute__((noreturn)) spin(struct spinner_line *line, int cpu)
 {
-	struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
 	unsigned int number = 0;
 	char *page;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	pin_to(cpu);
 	lock_memory();
-	sigaction(SIGTRAP, &action, NULL);
+	catch_traps();
 	page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (page == MAP_FAILED)
 		_exit(3);

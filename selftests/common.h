@@ -69,6 +69,15 @@ int housekeeping_cpu(void);
 /* Whole of memory locked and touched, so that no page fault gets in between. */
 void lock_memory(void);
 
+/* Ways into the kernel. The first two want catch_traps() before them. */
+void catch_traps(void);
+int provoke_breakpoint(void);
+int provoke_step(void);
+int provoke_int80(void);
+/* Makes the next access to a page of its own fault. */
+int drop_page(char *page);
+
+uint64_t random_number(void);
 double now(void);
 void pause_microseconds(unsigned int microseconds);
 
