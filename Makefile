@@ -13,6 +13,7 @@ VARIANTS := no_entry_flush receiver_on_tracepoint slow_sender no_recheck no_firs
 	idle_is_quiet nmi_is_quiet guest_is_quiet no_nmi_flush nmi_pending_only nmi_not_first \
 	any_caller any_range no_memory_block no_mce_drain no_stale_timer \
 	no_off_drain no_second_drain no_offline_reset unconditional
+VARIANTS += lenient_input leaky_input
 # Only ever built to be refused by scripts/check-noinstr.
 REFUSED_VARIANTS := noinstr_leak panic_path
 

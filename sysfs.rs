@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_char, c_void};
 use kernel::fmt;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 type Show = unsafe extern "C" fn(
@@ -134,6 +135,10 @@ unsafe fn stored(
     // SAFETY: this function's contract.
     let bytes = unsafe { core::slice::from_raw_parts(text.cast::<u8>(), length) };
     from_result(|| {
+        // sysfs passes on a page at most, and cuts off the rest.
+        if length >= PAGE_SIZE && !cfg!(variant = "lenient_input") {
+            return Err(EINVAL);
+        }
         accept(bytes)?;
         Ok(length as isize)
     })
@@ -163,9 +168,14 @@ unsafe extern "C" fn store_cpus(
     length: usize,
 ) -> isize {
     let accept = |bytes: &[u8]| {
-        if bytes.contains(&0) {
+        // The parser ends at either, and ignores what follows.
+        let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let is_line = !line.iter().any(|byte| matches!(byte, 0 | b'\n'));
+        if !is_line && !cfg!(variant = "lenient_input") {
             return Err(EINVAL);
         }
+        #[cfg(variant = "leaky_input")]
+        core::mem::forget(KBox::new(CpuSet::new(), GFP_KERNEL)?);
         let wanted = KBox::new(CpuSet::new(), GFP_KERNEL)?;
         // SAFETY: sysfs terminates the text; the set has room for `cpu_bits` bits.
         to_result(unsafe {

@@ -118,6 +118,20 @@ no_breakpoint_watch() {
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
 	no_first_check no_drain idle_is_quiet no_stale_timer
 	no_breakpoint_watch)
+
+# What follows the end of the text, or of the page, is ignored.
+lenient_input() {
+	with_variant lenient_input fuzz -n 4000
+	fails_with 'fuzz: all refused' && has_line 'cpus: .* bad, and accepted'
+}
+
+# Each write to cpus leaves a set of CPUs behind.
+leaky_input() {
+	with_variant leaky_input fuzz -n 6000
+	fails_with 'fuzz: nothing leaked'
+}
+
+all+=(lenient_input leaky_input)
 [ $# -gt 0 ] || set -- "${all[@]}"
 begin $#
 for variant in "$@"; do
