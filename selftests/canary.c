@@ -5,6 +5,8 @@
  *
  * Usage: canary [-n] [-s] [-x] SECONDS
  *
+ * It ends after SECONDS, or at SIGTERM, and says then what was read.
+ *
  *   -n  NMIs fall onto the checkers, too
  *   -s  the checkers send many flushes themselves
  *   -x  end at the first stale page
@@ -73,6 +75,13 @@ struct shared {
 };
 
 static struct shared *shared;
+static volatile sig_atomic_t terminated;
+
+static void terminate(int signal)
+{
+	(void)signal;
+	terminated = 1;
+}
 
 static bool has_to_stop(void)
 {
@@ -284,14 +293,15 @@ static unsigned long swap_until(double limit, bool until_stale, int count, unsig
 {
 	unsigned long swaps = 0;
 
-	while (now() < limit) {
+	while (now() < limit && !terminated) {
 		if (until_stale && is_stale(count))
 			break;
 		if (swaps % 64 == 63 && one_died(count))
 			break;
 		*moved += swap_area(1);
 		swaps++;
-		usleep(random_number() % 3000);
+		/* With so many other senders, this CPU is left to the rest of the test. */
+		usleep(random_number() % (shared->senders ? 40000 : 3000));
 	}
 	return swaps;
 }
@@ -360,6 +370,7 @@ int main(int argc, char **argv)
 		if (!nmi_sender)
 			send_nmis(&cpus);
 	}
+	signal(SIGTERM, terminate);
 	swaps = swap_until(now() + seconds, until_stale, cpus.count, &moved);
 	if (nmi_sender) {
 		kill(nmi_sender, SIGKILL);
