@@ -49,6 +49,11 @@ demo: ## set everything up and show the interrupts before and after, in a VM
 test: ## run every test: on the host and in VMs; ends with a count
 	scripts/test
 
+.PHONY: stress
+MINUTES ?= 10
+stress: ## everything at once for MINUTES minutes (default 10); ends with a table and a count
+	scripts/stress $(MINUTES)
+
 .PHONY: bench
 bench: ## count instructions: a system call's round trip, a sender's flush
 	scripts/bench

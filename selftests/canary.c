@@ -301,7 +301,7 @@ static unsigned long swap_until(double limit, bool until_stale, int count, unsig
 		*moved += swap_area(1);
 		swaps++;
 		/* With so many other senders, this CPU is left to the rest of the test. */
-		usleep(random_number() % (shared->senders ? 40000 : 3000));
+		usleep(random_number() % (shared->senders ? 40000 : 5000));
 	}
 	return swaps;
 }
