@@ -8,9 +8,9 @@
 #include <linux/ftrace.h>
 #include <linux/kprobes.h>
 #include <linux/memory.h>
-#include <linux/perf_event.h>
 #include <linux/tick.h>
 #include <generated/utsrelease.h>
+#include <asm/debugreg.h>
 #include <asm/mce.h>
 #include <asm/nmi.h>
 #include <asm/pgtable_64_types.h>
@@ -26,7 +26,6 @@ static const unsigned long DEFERRED_FLUSH_VMALLOC_TB_L5 = VMALLOC_SIZE_TB_L5;
 static const unsigned long DEFERRED_FLUSH_MEM_GOING_OFFLINE = MEM_GOING_OFFLINE;
 static const unsigned long DEFERRED_FLUSH_MEM_OFFLINE = MEM_OFFLINE;
 static const unsigned long DEFERRED_FLUSH_MEM_CANCEL_OFFLINE = MEM_CANCEL_OFFLINE;
-static const unsigned long DEFERRED_FLUSH_BREAKPOINT_ADDRESS = offsetof(struct perf_event, hw.info.address);
 static const unsigned int DEFERRED_FLUSH_KPROBE_DISABLED = KPROBE_FLAG_DISABLED;
 static const unsigned int DEFERRED_FLUSH_KPROBE_FTRACE = KPROBE_FLAG_FTRACE;
 static const unsigned long DEFERRED_FLUSH_KSYM_SYMBOL_LEN = KSYM_SYMBOL_LEN;

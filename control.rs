@@ -154,9 +154,6 @@ impl fmt::Display for State {
                 let address = Symbolic(text_watch::last_write());
                 f.write_fmt(fmt!("suspended: watched code changed at {address}"))
             }
-            Mode::On if BLOCKED.has_breakpoint() => {
-                f.write_str("suspended: a hardware breakpoint on a kernel address")
-            }
             Mode::On if BLOCKED.has(Reason::MemoryOffline) => {
                 f.write_str("suspended: memory is going offline")
             }

@@ -188,18 +188,14 @@ pub(crate) enum Reason {
 }
 
 const REASONS: u64 = 0xff;
-const BREAKPOINT: u64 = REASONS + 1;
-// Room for the four of each of the most CPUs that Linux can have on x86.
-const BREAKPOINTS: u64 = 0xffff * BREAKPOINT;
-const GENERATION: u64 = BREAKPOINTS + BREAKPOINT;
+const GENERATION: u64 = REASONS + 1;
 
 /// The global word that stops deferral.
 ///
 /// # Invariants
 ///
-/// The low eight bits are the [`Reason`]s in force; the next 16 count hardware breakpoints on
-/// kernel addresses, over all CPUs; the rest counts writes to watched code. A resume that raced
-/// with such a write therefore fails its compare-and-exchange.
+/// The low eight bits are the [`Reason`]s in force; the rest counts writes to watched code. A
+/// resume that raced with such a write therefore fails its compare-and-exchange.
 pub(crate) struct Blocked(AtomicU64);
 
 impl Blocked {
@@ -211,7 +207,7 @@ impl Blocked {
     /// Whether any reason is in force.
     #[inline]
     pub(crate) fn is_blocked(&self) -> bool {
-        self.0.load(Relaxed) & (REASONS | BREAKPOINTS) != 0
+        self.0.load(Relaxed) & REASONS != 0
     }
 
     /// Whether this reason is in force.
@@ -237,31 +233,6 @@ impl Blocked {
     /// Takes a reason back.
     pub(crate) fn unblock(&self, reason: Reason) {
         self.0.fetch_and(!(reason as u64), SeqCst);
-    }
-
-    /// This CPU is about to set a hardware breakpoint on a kernel address. Returns whether it is
-    /// the only one.
-    ///
-    /// Nobody has to be drained. This CPU is in the kernel, past the receiver, and goes back to user
-    /// mode after this: a sender that sees it there again also sees the count. No other CPU has the
-    /// breakpoint.
-    pub(crate) fn add_breakpoint(&self) -> bool {
-        self.0.fetch_add(BREAKPOINT, SeqCst) & BREAKPOINTS == 0
-    }
-
-    /// This CPU takes such a breakpoint back.
-    pub(crate) fn remove_breakpoint(&self) {
-        self.0.fetch_sub(BREAKPOINT, SeqCst);
-    }
-
-    /// Whether there is such a breakpoint on any CPU.
-    pub(crate) fn has_breakpoint(&self) -> bool {
-        self.0.load(SeqCst) & BREAKPOINTS != 0
-    }
-
-    /// Forgets the count, when nobody counts any more or yet.
-    pub(crate) fn forget_breakpoints(&self) {
-        self.0.fetch_and(!BREAKPOINTS, SeqCst);
     }
 
     /// How many writes to watched code there were.

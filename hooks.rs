@@ -6,7 +6,6 @@
 //! If the kernel refuses to undo one, its code has to stay in memory for ever: [`mark_stuck`]
 //! records that, and the module then keeps its reference on itself.
 
-pub(crate) mod breakpoints;
 pub(crate) mod drain;
 pub(crate) mod ftrace;
 pub(crate) mod memory;

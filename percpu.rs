@@ -94,36 +94,56 @@ const STATE: StateLayout = StateLayout {
     user: bindings::DEFERRED_FLUSH_CT_STATE_USER,
 };
 
-/// Context tracking of one CPU.
+/// What the kernel knows of one CPU's context.
 ///
 /// # Invariants
 ///
-/// Points to a possible CPU's copy of the kernel's `context_tracking`, which is there for ever and
-/// which that CPU changes at any time: it is only read through the pointer, field by field.
+/// The pointers are to a possible CPU's copies of the kernel's per-CPU variables, which are there for
+/// ever and which that CPU changes at any time: they are only read, field by field.
 #[derive(Clone, Copy)]
-pub(crate) struct Context(*const bindings::context_tracking);
+pub(crate) struct Context {
+    tracking: *const bindings::context_tracking,
+    debug_control: *const usize,
+}
 
 impl Context {
     /// Of a possible CPU; `None` for any other number.
     pub(crate) fn of(cpu: u32) -> Option<Self> {
-        let address = (&raw const bindings::context_tracking as usize).wrapping_add(offset(cpu)?);
-        // INVARIANT: a static per-CPU variable of the kernel, at this CPU's offset.
-        Some(Self(address as *const bindings::context_tracking))
+        let offset = offset(cpu)?;
+        let tracking = (&raw const bindings::context_tracking as usize).wrapping_add(offset);
+        let debug_control = (&raw const bindings::cpu_dr7 as usize).wrapping_add(offset);
+        // INVARIANT: static per-CPU variables of the kernel, at this CPU's offset.
+        Some(Self {
+            tracking: tracking as *const bindings::context_tracking,
+            debug_control: debug_control as *const usize,
+        })
     }
 
     fn state(self) -> u32 {
         // SAFETY: by the invariant; an atomic_t, accessed with atomic operations by everybody.
-        let counter = unsafe { &raw const (*self.0).state.counter }.cast_mut();
-        // Acquire: who sees the CPU in user mode also sees what it did in the kernel before.
+        let counter = unsafe { &raw const (*self.tracking).state.counter }.cast_mut();
+        // Acquire: whoever sees the CPU in user mode sees what it did in the kernel before.
         // SAFETY: as above, and aligned.
         unsafe { AtomicU32::from_ptr(counter.cast()) }.load(Acquire)
     }
 
     fn is_active(self) -> bool {
         // SAFETY: by the invariant; a C bool, written by `__init` code only.
-        let active = unsafe { &raw const (*self.0).active }.cast_mut();
+        let active = unsafe { &raw const (*self.tracking).active }.cast_mut();
         // SAFETY: as above.
         unsafe { AtomicBool::from_ptr(active) }.load(Relaxed)
+    }
+
+    /// Whether a hardware breakpoint is set on the CPU, whose handler may run before the receiver.
+    ///
+    /// The CPU itself sets one in the kernel, past the receiver, and writes this variable before the
+    /// register (`arch_install_hw_breakpoint()`). So this has to be read after the state.
+    fn has_breakpoint(self) -> bool {
+        // A local and a global enable bit for each of four.
+        const ENABLED: usize = 0xff;
+        // SAFETY: by the invariant; an unsigned long, aligned.
+        let control = unsafe { AtomicUsize::from_ptr(self.debug_control.cast_mut()) };
+        control.load(Relaxed) & ENABLED != 0 && cfg!(not(variant = "no_breakpoint_check"))
     }
 
     /// Whether the CPU is in user mode, with no NMI on it, and has to pass the receiver before it
@@ -141,7 +161,7 @@ impl Context {
         }
         #[cfg(variant = "nmi_is_quiet")]
         let state = state & bindings::DEFERRED_FLUSH_CT_STATE_MASK;
-        STATE.is_quiet(state) && self.is_active()
+        STATE.is_quiet(state) && self.is_active() && !self.has_breakpoint()
     }
 
     /// Where the CPU is, for the views.

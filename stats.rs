@@ -8,7 +8,10 @@
 
 use crate::bindings;
 use crate::percpu::{self, CpuSet};
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicPtr, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 use kernel::prelude::*;
 
 /// A counter. Adding to it never overflows in practice and never panics.
@@ -78,10 +81,12 @@ impl Slot {
         self.pending_since.store(jiffies(), Relaxed);
     }
 
-    /// How long this CPU has owed its flush, in milliseconds. Two senders at once may make that a
-    /// little too long.
+    /// How long this CPU has owed its flush, in milliseconds. If it flushed just when a sender came,
+    /// that may be too long.
     pub(crate) fn pending_milliseconds(&self) -> u32 {
-        let age = jiffies().wrapping_sub(self.pending_since.load(Relaxed));
+        // In this order: the time may be noted anew, and is later then than the time now.
+        let since = self.pending_since.load(Acquire);
+        let age = jiffies().wrapping_sub(since);
         // SAFETY: pure arithmetic.
         let milliseconds = unsafe { bindings::jiffies64_to_msecs(age as u64) };
         u32::try_from(milliseconds).unwrap_or(u32::MAX)

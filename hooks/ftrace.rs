@@ -59,7 +59,7 @@ pub(crate) struct Hook {
 }
 
 impl Hook {
-    /// Calls `callback` whenever a function with one of the fentry sites starts. With
+    /// Calls `callback` whenever the function with the fentry site `site` starts. With
     /// `modifies_ip` the callback may send it elsewhere; then -EBUSY if somebody else may too.
     ///
     /// The callback may be preempted: ftrace calls it straight from a trampoline, without its
@@ -68,11 +68,11 @@ impl Hook {
     pub(crate) fn function(
         ops: &'static Ops,
         name: &'static CStr,
-        sites: &[usize],
+        site: usize,
         callback: Callback,
         modifies_ip: bool,
     ) -> Result<Self> {
-        Self::register(ops, name, sites, Kind::Function, |raw| {
+        Self::register(ops, name, site, Kind::Function, |raw| {
             // SAFETY: `raw` is valid and claimed, see `register`.
             unsafe {
                 (*raw).func = Some(callback);
@@ -95,7 +95,7 @@ impl Hook {
         site: usize,
         trampoline: usize,
     ) -> Result<Self> {
-        Self::register(ops, name, &[site], Kind::Direct { trampoline }, |raw| {
+        Self::register(ops, name, site, Kind::Direct { trampoline }, |raw| {
             // SAFETY: as above. register_ftrace_direct() wants fresh ops without a function.
             unsafe {
                 (*raw).func = None;
@@ -107,7 +107,7 @@ impl Hook {
     fn register(
         ops: &'static Ops,
         name: &'static CStr,
-        sites: &[usize],
+        site: usize,
         kind: Kind,
         fill: impl FnOnce(*mut bindings::ftrace_ops),
     ) -> Result<Self> {
@@ -119,13 +119,8 @@ impl Hook {
         unsafe { raw.write_bytes(0, 1) };
         fill(raw);
         let registered = (|| {
-            for (i, &site) in sites.iter().enumerate() {
-                let reset = c_int::from(i == 0);
-                // SAFETY: `raw` is valid for ever; ftrace checks that `site` is one of its own.
-                to_result(unsafe {
-                    bindings::ftrace_set_filter_ip(raw, site as c_ulong, 0, reset)
-                })?;
-            }
+            // SAFETY: `raw` is valid for ever; ftrace checks that `site` is one of its own.
+            to_result(unsafe { bindings::ftrace_set_filter_ip(raw, site as c_ulong, 0, 1) })?;
             to_result(match kind {
                 // SAFETY: the ops have a callback and a filter, and stay valid until unregistered.
                 Kind::Function => unsafe { bindings::register_ftrace_function(raw) },

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory errors: nobody may keep a translation to a page that the hardware reported.
+//! Memory errors: the processor should not read ahead through an old translation to bad memory.
 //!
-//! A notifier on the machine-check decode chain (arch/x86/kernel/cpu/mce/core.c) drains before
-//! `memory_failure()` takes the page out: a stale translation is of no use to its CPU, but the
-//! processor may still read ahead through it. Every event drains, corrected ones too: they are rare,
-//! and whether an address is meant depends on the vendor.
+//! A notifier on the machine-check decode chain (arch/x86/kernel/cpu/mce/core.c) drains before the
+//! kernel's own takes the page out. Every event drains, corrected ones too: they are rare, and
+//! whether an address is meant depends on the vendor.
+//!
+//! It is a second line. Where the kernel takes a page out of the direct map (`set_mce_nospec()`), it
+//! interrupts every CPU anyway; and like the kernel itself, which purges lazily, this does not
+//! promise that no translation is left: what is purged later is deferred as usual.
 
 use crate::bindings;
 use crate::hooks::drain::drain_online;

@@ -3,8 +3,9 @@
 //! A bound on how long a CPU may owe a flush: `max_stale_ms`.
 //!
 //! The first sender that defers a flush schedules a piece of work; when that runs, CPUs that have
-//! owed one for as long as the bound are interrupted, once, and it comes back for the others. It is
-//! as punctual as a timer and a worker of the kernel: some ticks late.
+//! owed one for as long as the bound are interrupted, once, and it comes back for the others. A
+//! timer of the kernel may be late by an eighth of its time, so the work is scheduled early and looks
+//! several times; in the end it is some ticks late.
 //!
 //! No flush is forgotten: a sender sets its bit, passes a full barrier and then looks whether the
 //! work is scheduled; the work says that it is not, passes a full barrier and then looks at the bits.
@@ -43,13 +44,27 @@ pub(crate) fn set_limit(milliseconds: u32) {
 pub(crate) fn flush_deferred() {
     let limit = LIMIT.load(SeqCst);
     if limit != 0 && !IS_SCHEDULED.swap(true, SeqCst) {
-        WORK.schedule(limit);
+        WORK.schedule(early(limit));
+        look_at_once_if_changed(limit);
     }
 }
 
-/// How many milliseconds the CPU may go on owing its flush; `None` if it owes none.
+/// Somebody scheduled the work by a limit that may have been replaced meanwhile.
+fn look_at_once_if_changed(limit: u32) {
+    if LIMIT.load(SeqCst) != limit {
+        WORK.reschedule(0);
+    }
+}
+
+/// When to look if something is due in so many milliseconds.
+fn early(milliseconds: u32) -> u32 {
+    (milliseconds - milliseconds / 7).max(1)
+}
+
+/// How many milliseconds the CPU may go on owing its flush; `None` if it owes none. What an offline
+/// CPU owes is run when it comes up.
 fn remaining(cpu: u32, limit: u32) -> Option<u32> {
-    if percpu::of(cpu)?.word.is_clear() {
+    if percpu::of(cpu)?.word.is_clear() || !percpu::is_online(cpu) {
         return None;
     }
     let age = stats::slot(cpu)?.pending_milliseconds();
@@ -96,7 +111,8 @@ unsafe extern "C" fn on_time(_work: *mut bindings::work_struct) {
     if let Some(milliseconds) = next.min() {
         IS_SCHEDULED.store(true, SeqCst);
         // A sender may have scheduled it for a later time meanwhile.
-        WORK.reschedule(milliseconds.max(1));
+        WORK.reschedule(early(milliseconds));
+        look_at_once_if_changed(limit);
     }
 }
 

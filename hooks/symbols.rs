@@ -220,10 +220,6 @@ pub(crate) struct Symbols {
     pub(crate) receiver_site: usize,
     /// Fentry site of `__text_poke`.
     pub(crate) text_poke_site: usize,
-    /// Fentry site of `arch_install_hw_breakpoint`.
-    pub(crate) install_breakpoint_site: usize,
-    /// Fentry site of `arch_uninstall_hw_breakpoint`.
-    pub(crate) uninstall_breakpoint_site: usize,
     /// What runs before the NMI handler and can be instrumented.
     pub(crate) before_nmi_handler: KVec<Range>,
     /// From the start of `vtime_user_exit` up to the end of its fentry site.
@@ -238,8 +234,6 @@ impl Symbols {
         let (flush, flush_site) = traceable(c"flush_tlb_kernel_range")?;
         let (receiver, receiver_site) = traceable(c"vtime_user_exit")?;
         let (_, text_poke_site) = traceable(c"__text_poke")?;
-        let (_, install_breakpoint_site) = traceable(c"arch_install_hw_breakpoint")?;
-        let (_, uninstall_breakpoint_site) = traceable(c"arch_uninstall_hw_breakpoint")?;
         let purgers = [
             purger(c"__purge_vmap_area_lazy", flush.start)?,
             purger(c"_vm_unmap_aliases", flush.start)?,
@@ -254,8 +248,6 @@ impl Symbols {
             flush_site,
             receiver_site,
             text_poke_site,
-            install_breakpoint_site,
-            uninstall_breakpoint_site,
             before_nmi_handler: before_nmi_handler()?,
             receiver_entry: Range {
                 start: receiver.start,

@@ -10,7 +10,6 @@
 
 use crate::bindings;
 use crate::ctx_tracking::Reason;
-use crate::hooks::breakpoints;
 use crate::hooks::drain::{drain_online, BLOCKED};
 use crate::hooks::ftrace::{Hook, Ops};
 use crate::hooks::is_stuck;
@@ -25,7 +24,7 @@ use crate::stats;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use kernel::ffi::{c_ulong, c_void};
+use kernel::ffi::c_ulong;
 use kernel::prelude::*;
 
 static OPS: Ops = Ops::new();
@@ -37,26 +36,17 @@ static RESUME: Work = Work::new();
 /// that is taken away is often put back.
 const RESUME_MILLISECONDS: u32 = 250;
 
-/// What the callback looks for.
-struct Watched {
-    ranges: KVec<Range>,
-    install_breakpoint_site: usize,
-    uninstall_breakpoint_site: usize,
-}
-
+/// The ranges that the callback looks for.
+///
 /// # Invariants
 ///
 /// Written only while the callback is not registered.
-struct WatchedCell(UnsafeCell<Watched>);
+struct Ranges(UnsafeCell<KVec<Range>>);
 
 // SAFETY: by the invariant, it is not written while it is read.
-unsafe impl Sync for WatchedCell {}
+unsafe impl Sync for Ranges {}
 
-static WATCHED: WatchedCell = WatchedCell(UnsafeCell::new(Watched {
-    ranges: KVec::new(),
-    install_breakpoint_site: 0,
-    uninstall_breakpoint_site: 0,
-}));
+static RANGES: Ranges = Ranges(UnsafeCell::new(KVec::new()));
 
 /// Where the last write to watched code went; 0 if there was none.
 static LAST_WRITE: AtomicUsize = AtomicUsize::new(0);
@@ -79,31 +69,18 @@ fn interrupts_are_on() -> bool {
 
 /// # Safety
 ///
-/// Called by ftrace at the start of a watched function.
-unsafe extern "C" fn on_call(
-    ip: c_ulong,
+/// Called by ftrace at the start of `__text_poke(func, addr, src, len)`, with `text_mutex` held.
+unsafe extern "C" fn on_text_poke(
+    _ip: c_ulong,
     _parent: c_ulong,
     _ops: *mut bindings::ftrace_ops,
     registers: *mut bindings::ftrace_regs,
 ) {
-    // SAFETY: the callback is registered, so nobody writes.
-    let watched = unsafe { &*WATCHED.0.get() };
     // SAFETY: ftrace saved the arguments.
     let registers = unsafe { &(*registers.cast::<bindings::__arch_ftrace_regs>()).regs };
-    if ip == watched.install_breakpoint_site as c_ulong {
-        // SAFETY: the argument of arch_install_hw_breakpoint().
-        unsafe { breakpoints::on_install(registers.di as *const c_void) };
-    } else if ip == watched.uninstall_breakpoint_site as c_ulong {
-        // SAFETY: the argument of arch_uninstall_hw_breakpoint().
-        unsafe { breakpoints::on_uninstall(registers.di as *const c_void) };
-    } else {
-        // __text_poke(func, addr, src, len)
-        on_text_poke(&watched.ranges, Range::new(registers.si, registers.cx));
-    }
-}
-
-/// Somebody writes to kernel text, with `text_mutex` held.
-fn on_text_poke(ranges: &[Range], written: Range) {
+    let written = Range::new(registers.si, registers.cx);
+    // SAFETY: the callback is registered, so nobody writes.
+    let ranges = unsafe { &*RANGES.0.get() };
     if !ranges.iter().any(|range| range.overlaps(written)) {
         return;
     }
@@ -114,6 +91,9 @@ fn on_text_poke(ranges: &[Range], written: Range) {
         return;
     }
     let is_turned_off = BLOCKED.has(Reason::Mode);
+    if !BLOCKED.has(Reason::Tracer) {
+        LAST_WRITE.store(written.start, Relaxed);
+    }
     let is_first = BLOCKED.block_for_write();
     #[cfg(not(variant = "no_drain"))]
     // With interrupts off (kgdb) nobody can be waited for, and any lock may be held.
@@ -123,9 +103,6 @@ fn on_text_poke(ranges: &[Range], written: Range) {
     }
     #[cfg(any(variant = "slow_poke", variant = "hasty_resume"))]
     crate::ctx_tracking::test::long_delay();
-    if is_first {
-        LAST_WRITE.store(written.start, Relaxed);
-    }
     if is_first && !is_turned_off {
         stats::SUSPENSIONS.add_one();
         pr_info!(
@@ -169,14 +146,8 @@ impl TextWatch {
         for function in symbols.before_nmi_handler.iter() {
             ranges.push(*function, GFP_KERNEL)?;
         }
-        let watched = Watched {
-            ranges,
-            install_breakpoint_site: symbols.install_breakpoint_site,
-            uninstall_breakpoint_site: symbols.uninstall_breakpoint_site,
-        };
         // SAFETY: the callback is not registered, as there is at most one `TextWatch`.
-        unsafe { *WATCHED.0.get() = watched };
-        BLOCKED.forget_breakpoints();
+        unsafe { *RANGES.0.get() = ranges };
         let mut watch = Self {
             hook: None,
             _resume: work::Ready::new(&RESUME, c"deferred_flush_resume", resume),
@@ -186,12 +157,8 @@ impl TextWatch {
         watch.hook = Some(Hook::function(
             &OPS,
             c"__text_poke",
-            &[
-                symbols.text_poke_site,
-                symbols.install_breakpoint_site,
-                symbols.uninstall_breakpoint_site,
-            ],
-            on_call,
+            symbols.text_poke_site,
+            on_text_poke,
             false,
         )?);
         Ok(watch)
@@ -213,7 +180,6 @@ impl TextWatch {
     /// [`Blocked::resume`](crate::ctx_tracking::Blocked::resume). -EBUSY, with a line in the log,
     /// if there is one. Process context; may sleep.
     pub(crate) fn check(&mut self, symbols: &Symbols, receiver: &Receiver) -> Result<u64> {
-        breakpoints::refuse_existing()?;
         let generation = settled_generation();
         self.expected.clear();
         let entry = symbols.receiver_entry;
@@ -262,8 +228,7 @@ impl Drop for TextWatch {
         self.hook = None;
         if !is_stuck() {
             // SAFETY: the callback is not registered any more.
-            unsafe { (*WATCHED.0.get()).ranges = KVec::new() };
-            BLOCKED.forget_breakpoints();
+            unsafe { *RANGES.0.get() = KVec::new() };
         }
     }
 }
@@ -271,7 +236,8 @@ impl Drop for TextWatch {
 /// The number of writes seen, all of which have happened by now.
 ///
 /// The callback runs before the write. A patching task does not sleep between the two, so an
-/// RCU-tasks grace period sees each such write done.
+/// RCU-tasks grace period sees each such write done. (With PREEMPT_RT the lock of a page table that
+/// it takes could sleep, but nobody else uses `text_poke_mm`.)
 fn settled_generation() -> u64 {
     let generation = BLOCKED.generation();
     #[cfg(not(variant = "hasty_resume"))]
@@ -285,7 +251,8 @@ fn settled_generation() -> u64 {
 /// Says in the log who is in the way, and returns -EBUSY.
 pub(crate) fn busy(address: usize) -> Error {
     pr_err!(
-        "code that runs before a deferred flush is changed at {}: remove the tracer there first\n",
+        "code that runs before a deferred flush is changed at {}: remove the tracer there first; \
+         if there is none, write off to mode and then on\n",
         Symbolic(address)
     );
     EBUSY

@@ -234,7 +234,7 @@ impl Wrapper {
         let hook = Hook::function(
             &OPS,
             c"flush_tlb_kernel_range",
-            &[site],
+            site,
             callback,
             kind == Kind::Deferring,
         )?;

@@ -110,14 +110,14 @@ no_stale_timer() {
 }
 
 # A breakpoint's handler may run before the receiver while flushes are owed.
-no_breakpoint_watch() {
-	with_script no_breakpoint_watch breakpoint.sh
-	fails_with 'breakpoint: execute vtime_user_exit suspends'
+no_breakpoint_check() {
+	with_script no_breakpoint_check breakpoint.sh
+	fails_with 'breakpoint: execute vtime_user_exit, nothing is deferred for its CPU alone'
 }
 
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
 	no_first_check no_drain idle_is_quiet no_stale_timer
-	no_breakpoint_watch)
+	no_breakpoint_check)
 
 # What follows the end of the text, or of the page, is ignored.
 lenient_input() {

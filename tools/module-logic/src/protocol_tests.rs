@@ -169,27 +169,3 @@ fn an_offline_cpu_s_debt_is_forgotten() {
     word.reset_offline();
     assert!(word.is_clear());
 }
-
-#[test]
-fn breakpoints_block_until_the_last_is_gone() {
-    let blocked = Blocked::new();
-    blocked.unblock(Reason::Mode);
-    assert!(blocked.add_breakpoint(), "the first");
-    assert!(!blocked.add_breakpoint(), "not the only one");
-    blocked.remove_breakpoint();
-    assert!(blocked.is_blocked() && blocked.has_breakpoint());
-    // They are no business of a resume, nor of the generations.
-    let generation = blocked.generation();
-    assert!(blocked.block_for_write());
-    assert!(!blocked.resume(generation));
-    assert!(blocked.resume(generation + 1));
-    assert!(blocked.is_blocked());
-    blocked.remove_breakpoint();
-    assert!(!blocked.is_blocked() && !blocked.has_breakpoint());
-    assert_eq!(blocked.generation(), generation + 1);
-    // One that was set before anybody counted: nothing is deferred until the count starts anew.
-    blocked.remove_breakpoint();
-    assert!(blocked.is_blocked());
-    blocked.forget_breakpoints();
-    assert!(!blocked.is_blocked());
-}
