@@ -152,7 +152,7 @@ else
 	ktap_test_skip "input: max_stale_ms: this version has no such file"
 fi
 check "input: read-only files" keeps_settings read_only
-check "input: $writes random writes" keeps_settings fuzz -g -n "$writes"
+check "input: $writes random writes" fuzz -g -n "$writes"
 check "input: several writers" keeps_settings fuzz -j 4 -n $((writes / 4))
 check "input: writes while the module goes and comes" writes_while_unloading
 unload_module
