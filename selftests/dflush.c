@@ -5,14 +5,16 @@
  * Usage:
  *   dflush rounds CPUS COUNT     swap COUNT times behind spinners on CPUS; prints
  *                                'cpu deferred ipi_not_quiet stale' for each
- *   dflush flush aliases|vrealloc|huge COUNT
+ *   dflush flush aliases|vrealloc|huge|gigabyte COUNT
  *   dflush storm CPU             swap on that CPU until killed
  *   dflush hold CPUS             spin on CPUS, print 'ready', until standard input ends
- *   dflush watch ftrace|kprobe|ipmodify|direct SYMBOL [OFFSET]
+ *   dflush watch ftrace|kprobe|ipmodify|direct|copy SYMBOL [OFFSET]
  *   dflush unwatch KIND
  *   dflush load FILE [PARAMETERS]
  *   dflush cycle FILE COUNT      load it, check that it is on, switch it off, unload it
  *   dflush bytes SYMBOL          print the first 16 bytes of a function's code
+ *   dflush peek SYMBOL           print the 8 bytes there, as a number
+ *   dflush words CPUS            print 'CPU ADDRESS' of their deferred-flush words
  *
  * Fails with the errno as its exit status, so that a test can name it.
  */
@@ -85,8 +87,8 @@ static int hold(struct cpu_list cpus)
 
 static int flush(const char *kind, long count)
 {
-	static const char *const kinds[] = { "aliases", "vrealloc", "huge" };
-	struct dflush_request about = { .count = find(kinds, 3, kind) };
+	static const char *const kinds[] = { "aliases", "vrealloc", "huge", "gigabyte" };
+	struct dflush_request about = { .count = find(kinds, 4, kind) };
 
 	while (count-- > 0)
 		request(DFLUSH_NR_FLUSH, &about);
@@ -95,8 +97,8 @@ static int flush(const char *kind, long count)
 
 static int watch(int argc, char **argv)
 {
-	static const char *const kinds[] = { "ftrace", "kprobe", "ipmodify", "direct" };
-	struct dflush_request about = { .watch = find(kinds, 4, argv[2]) };
+	static const char *const kinds[] = { "ftrace", "kprobe", "ipmodify", "direct", "copy" };
+	struct dflush_request about = { .watch = find(kinds, 5, argv[2]) };
 
 	if (!strcmp(argv[1], "unwatch"))
 		return -try_request(DFLUSH_NR_UNWATCH, &about);
@@ -151,29 +153,45 @@ static int cycle(const char *path, long count)
 	return 0;
 }
 
-static unsigned long find_symbol(const char *symbol)
+/* One pass for all of them: there are 200,000 lines. */
+static void find_symbols(const char *const *wanted, unsigned long *found, int count)
 {
 	char name[128], line[512];
 	unsigned long long address;
 	FILE *symbols = fopen("/proc/kallsyms", "re");
+	int left = count;
 
 	if (!symbols)
 		fail("/proc/kallsyms: %s", strerror(errno));
-	while (fgets(line, sizeof(line), symbols)) {
-		if (sscanf(line, "%llx %*c %127s", &address, name) == 2 && !strcmp(name, symbol)) {
-			fclose(symbols);
-			return address;
+	memset(found, 0, count * sizeof(*found));
+	while (left && fgets(line, sizeof(line), symbols)) {
+		for (int i = 0; i < count; i++) {
+			if (found[i] || !strstr(line, wanted[i]) ||
+			    sscanf(line, "%llx %*c %127s", &address, name) != 2 ||
+			    strcmp(name, wanted[i]))
+				continue;
+			found[i] = address;
+			left--;
 		}
 	}
-	fail("the kernel has no symbol %s", symbol);
+	fclose(symbols);
+	for (int i = 0; i < count; i++)
+		if (!found[i])
+			fail("the kernel has no symbol %s", wanted[i]);
+}
+
+static unsigned long find_symbol(const char *symbol)
+{
+	unsigned long address;
+
+	find_symbols(&symbol, &address, 1);
+	return address;
 }
 
 /* The kernel's memory is in /proc/kcore, one program header a range. */
-static int bytes(const char *symbol)
+static void read_kernel(unsigned long address, void *buffer, size_t length)
 {
-	unsigned long address = find_symbol(symbol);
 	int core = open("/proc/kcore", O_RDONLY | O_CLOEXEC);
-	unsigned char code[16];
 	Elf64_Ehdr header;
 	Elf64_Phdr range;
 
@@ -188,14 +206,42 @@ static int bytes(const char *symbol)
 		    address - range.p_vaddr >= range.p_memsz)
 			continue;
 		offset = range.p_offset + (address - range.p_vaddr);
-		if (pread(core, code, sizeof(code), offset) != sizeof(code))
+		if (pread(core, buffer, length, offset) != (ssize_t)length)
 			fail("/proc/kcore: %s", strerror(errno));
-		for (size_t byte = 0; byte < sizeof(code); byte++)
-			printf("%02x", code[byte]);
-		printf("\n");
-		return 0;
+		close(core);
+		return;
 	}
-	fail("/proc/kcore has no range for %s", symbol);
+	fail("/proc/kcore has no range for %lx", address);
+}
+
+static int bytes(const char *symbol)
+{
+	unsigned char code[16];
+
+	read_kernel(find_symbol(symbol), code, sizeof(code));
+	for (size_t byte = 0; byte < sizeof(code); byte++)
+		printf("%02x", code[byte]);
+	printf("\n");
+	return 0;
+}
+
+static unsigned long peek(unsigned long address)
+{
+	unsigned long value;
+
+	read_kernel(address, &value, sizeof(value));
+	return value;
+}
+
+static int print_words(struct cpu_list cpus)
+{
+	static const char *const names[] = { "DEFERRED_FLUSH_CPU", "__per_cpu_offset" };
+	unsigned long found[2];
+
+	find_symbols(names, found, 2);
+	for (int i = 0; i < cpus.count; i++)
+		printf("%d 0x%lx\n", cpus.cpu[i], found[0] + peek(found[1] + 8 * cpus.cpu[i]));
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -209,6 +255,12 @@ int main(int argc, char **argv)
 		return cycle(argv[2], atol(argv[3]));
 	if (!strcmp(what, "bytes") && argc == 3)
 		return bytes(argv[2]);
+	if (!strcmp(what, "peek") && argc == 3) {
+		printf("0x%lx\n", peek(find_symbol(argv[2])));
+		return 0;
+	}
+	if (!strcmp(what, "words") && argc == 3)
+		return print_words(parse_cpus(argv[2]));
 	pin_to(housekeeping_cpu());
 	if (!strcmp(what, "rounds") && argc == 4)
 		return rounds(parse_cpus(argv[2]), atol(argv[3]));

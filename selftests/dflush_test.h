@@ -73,6 +73,7 @@ enum dflush_flush {
 	DFLUSH_FLUSH_ALIASES,	/* vfree() and vm_unmap_aliases(): may be deferred */
 	DFLUSH_FLUSH_VREALLOC,	/* vrealloc() that shrinks: frees the pages right after */
 	DFLUSH_FLUSH_HUGE,	/* huge mapping over an old page table, which is freed */
+	DFLUSH_FLUSH_GIGABYTE,	/* 1 GiB over a page of 2 MiB entries, which is freed */
 };
 
 /*
@@ -95,6 +96,7 @@ enum dflush_watch {
 	DFLUSH_WATCH_KPROBE,	/* a kprobe that reads the pages */
 	DFLUSH_WATCH_IPMODIFY,	/* an IPMODIFY user, as a livepatch is one */
 	DFLUSH_WATCH_DIRECT,	/* a direct call, as BPF fentry makes one */
+	DFLUSH_WATCH_COPY,	/* a livepatched copy of pmd_free_pte_page() */
 	DFLUSH_WATCH_KINDS,
 };
 

@@ -4,6 +4,7 @@
 
 mod area;
 mod bindings;
+mod pagetables;
 mod probes;
 mod watch;
 
@@ -254,6 +255,7 @@ fn flush(kind: u64) -> Result {
                 let huge = bindings::vmalloc_huge_node_noprof(LARGE / 2, gfp, -1);
                 bindings::vfree(huge);
             }
+            bindings::dflush_flush_DFLUSH_FLUSH_GIGABYTE => pagetables::replace_middle_table()?,
             _ => return Err(EINVAL),
         }
     }

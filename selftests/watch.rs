@@ -4,6 +4,7 @@
 
 use crate::{
     bindings,
+    pagetables,
     probes, //
 };
 use kernel::{
@@ -45,6 +46,17 @@ extern "C" fn redirected(
     _ops: *mut bindings::ftrace_ops,
     _regs: *mut bindings::ftrace_regs,
 ) {
+}
+
+extern "C" fn redirected_to_copy(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut bindings::ftrace_ops,
+    registers: *mut bindings::ftrace_regs,
+) {
+    let registers = registers.cast::<bindings::__arch_ftrace_regs>();
+    // SAFETY: ftrace saved the registers, and nobody else touches them now.
+    unsafe { (*registers).regs.ip = pagetables::copied_pmd_free_pte_page as usize as c_ulong };
 }
 
 extern "C" fn probed(_probe: *mut bindings::kprobe, _regs: *mut bindings::pt_regs) -> c_int {
@@ -97,6 +109,15 @@ impl Watcher {
                 redirected,
                 bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_SAVE_REGS,
             ),
+            bindings::dflush_watch_DFLUSH_WATCH_COPY => {
+                pagetables::prepare_copy()?;
+                Self::ftrace(
+                    symbol,
+                    length,
+                    redirected_to_copy,
+                    bindings::FTRACE_OPS_FL_IPMODIFY | bindings::FTRACE_OPS_FL_SAVE_REGS,
+                )
+            }
             bindings::dflush_watch_DFLUSH_WATCH_DIRECT => Self::direct(symbol, length),
             bindings::dflush_watch_DFLUSH_WATCH_KPROBE => Self::kprobe(symbol, offset),
             _ => Err(EINVAL),
