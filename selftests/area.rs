@@ -53,6 +53,11 @@ impl Reading {
     }
 }
 
+/// The newest generation whose flush has returned.
+pub(crate) fn generation() -> u64 {
+    PUBLISHED.load(SeqCst)
+}
+
 /// Reads all pages on this CPU; works in any context.
 ///
 /// A page is stale if its generation had been replaced, and the flush for that had returned,

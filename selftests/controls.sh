@@ -12,13 +12,18 @@
 : "${DFLUSH_VARIANTS:?is the directory of the variants}"
 
 # with_variant VARIANT PROGRAM ARGUMENT...: output of that test against the
-# variant in $OUTPUT, its status in $STATUS.
+# variant in $OUTPUT, its status in $STATUS. A script loads the module itself.
 with_variant() {
 	local variant=$1 program=$2
+	local module=$DFLUSH_VARIANTS/$variant/deferred_flush.ko
 	shift 2
-	DFLUSH_MODULE=$DFLUSH_VARIANTS/$variant/deferred_flush.ko load_module
 	STATUS=0
-	OUTPUT=$(timeout 600 "$DFLUSH_BIN/$program" "$@") || STATUS=$?
+	if [[ $program == *.sh ]]; then
+		OUTPUT=$(DFLUSH_MODULE=$module timeout 600 bash "$(dirname "$0")/$program" "$@") || STATUS=$?
+	else
+		DFLUSH_MODULE=$module load_module
+		OUTPUT=$(timeout 600 "$DFLUSH_BIN/$program" "$@") || STATUS=$?
+	fi
 	unload_module
 	note "${OUTPUT//$'\n'/$'\n#   '}"
 	note "$program ended with status $STATUS"
@@ -132,10 +137,14 @@ leaky_input() {
 }
 
 all+=(lenient_input leaky_input)
+
+. "$(dirname "$0")/hazard_controls.sh"
+all+=("${hazard_controls[@]}")
 [ $# -gt 0 ] || set -- "${all[@]}"
 begin $#
 for variant in "$@"; do
 	case $variant in
+	slow_exchange) check "control: $variant, the good twin of nmi_pending_only, passes" "$variant" ;;
 	slow_sender) check "control: $variant, the good twin of no_recheck, passes" "$variant" ;;
 	no_first_check) check "control: $variant, the good twin of flush_before_exchange, passes" "$variant" ;;
 	*) check "control: $variant is caught" "$variant" ;;

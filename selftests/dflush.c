@@ -5,11 +5,13 @@
  * Usage:
  *   dflush rounds CPUS COUNT     swap COUNT times behind spinners on CPUS; prints
  *                                'cpu deferred ipi_not_quiet stale' for each
- *   dflush flush aliases|vrealloc|huge|gigabyte COUNT
+ *   dflush flush aliases|vrealloc|huge|lazy|gigabyte COUNT
  *   dflush storm CPU             swap on that CPU until killed
  *   dflush hold CPUS             spin on CPUS, print 'ready', until standard input ends
  *   dflush watch ftrace|kprobe|ipmodify|direct|copy SYMBOL [OFFSET]
  *   dflush unwatch KIND
+ *   dflush memory report|on|refuse|off   look when memory goes offline; prints
+ *                                'WINDOWS BEFORE AT_START INSIDE AFTER', see dflush_test.h
  *   dflush load FILE [PARAMETERS]
  *   dflush cycle FILE COUNT      load it, check that it is on, switch it off, unload it
  *   dflush bytes SYMBOL          print the first 16 bytes of a function's code
@@ -87,8 +89,8 @@ static int hold(struct cpu_list cpus)
 
 static int flush(const char *kind, long count)
 {
-	static const char *const kinds[] = { "aliases", "vrealloc", "huge", "gigabyte" };
-	struct dflush_request about = { .count = find(kinds, 4, kind) };
+	static const char *const kinds[] = { "aliases", "vrealloc", "huge", "lazy", "gigabyte" };
+	struct dflush_request about = { .count = find(kinds, 5, kind) };
 
 	while (count-- > 0)
 		request(DFLUSH_NR_FLUSH, &about);
@@ -108,6 +110,21 @@ static int watch(int argc, char **argv)
 	if (argc > 4)
 		about.address = strtoul(argv[4], NULL, 0);
 	return -try_request(DFLUSH_NR_WATCH, &about);
+}
+
+static int memory(const char *how)
+{
+	static const char *const looks[] = { "report", "on", "refuse", "off" };
+	struct dflush_request about = { .count = find(looks, 4, how) };
+
+	if (about.count == DFLUSH_LOOK_ON || about.count == DFLUSH_LOOK_REFUSE) {
+		setup_area(16, 4);
+		find_word();
+	}
+	request(DFLUSH_NR_MEMORY, &about);
+	printf("%llu %llu %llu %llu %llu\n", about.windows, about.owed_before,
+	       about.owed_at_start, about.owed_inside, about.owed_after);
+	return 0;
 }
 
 static void __attribute__((noreturn)) storm(int cpu)
@@ -268,6 +285,8 @@ int main(int argc, char **argv)
 		return hold(parse_cpus(argv[2]));
 	if (!strcmp(what, "flush") && argc == 4)
 		return flush(argv[2], atol(argv[3]));
+	if (!strcmp(what, "memory") && argc == 3)
+		return memory(argv[2]);
 	if (!strcmp(what, "storm") && argc == 3)
 		storm(atoi(argv[2]));
 	if ((!strcmp(what, "watch") || !strcmp(what, "unwatch")) && argc >= 3)

@@ -46,6 +46,20 @@ struct dflush_request {
 	__u64 watch_hits;
 	__u64 watch_stale;
 	__u64 timer_hits;
+
+	/* out of MEMORY: how often memory was going offline, and CPUs that owed a flush */
+	__u64 windows;
+	__u64 owed_before;	/* after a swap just before */
+	__u64 owed_at_start;	/* when the module had been told */
+	__u64 owed_inside;	/* after a swap then */
+	__u64 owed_after;	/* after a swap at its end */
+};
+
+enum dflush_look {
+	DFLUSH_LOOK_REPORT,
+	DFLUSH_LOOK_ON,		/* zero the report, look from now on */
+	DFLUSH_LOOK_REFUSE,	/* the same, and let the memory stay online */
+	DFLUSH_LOOK_OFF,
 };
 
 enum dflush_command {
@@ -65,6 +79,7 @@ enum dflush_command {
 	DFLUSH_NR_WATCH,	/* a tracer that is there gets one more function */
 	DFLUSH_NR_UNWATCH,
 	DFLUSH_NR_READ_AT_MEETING,	/* READ_ON when a sender has looked at the CPU */
+	DFLUSH_NR_MEMORY,	/* look when memory goes offline; count: enum dflush_look */
 	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
 };
 
@@ -73,6 +88,7 @@ enum dflush_flush {
 	DFLUSH_FLUSH_ALIASES,	/* vfree() and vm_unmap_aliases(): may be deferred */
 	DFLUSH_FLUSH_VREALLOC,	/* vrealloc() that shrinks: frees the pages right after */
 	DFLUSH_FLUSH_HUGE,	/* huge mapping over an old page table, which is freed */
+	DFLUSH_FLUSH_LAZY,	/* vfree() alone: none now, a part of the next purge */
 	DFLUSH_FLUSH_GIGABYTE,	/* 1 GiB over a page of 2 MiB entries, which is freed */
 };
 
@@ -82,13 +98,17 @@ enum dflush_flush {
  * has cleared its page-table entries and is about to look at the word. In
  * READ_AT_MEETING it is the caller who waits for the sender, and then holds it
  * by an NMI until CPU cpu has entered the kernel. count is the sender's CPU.
+ * ARMED_IN_USER is for an NMI that finds its CPU in user mode: it waits for the
+ * sender, and then a while for the sender's flush to return, and reads again.
  */
 enum dflush_stage {
 	DFLUSH_STAGE_IDLE,
 	DFLUSH_STAGE_ARMED,
+	DFLUSH_STAGE_ARMED_IN_USER,
 	DFLUSH_STAGE_WAITS,		/* no more NMIs are sent */
 	DFLUSH_STAGE_SENDER_CAME,
 	DFLUSH_STAGE_ENTERED,		/* READ_AT_MEETING: the CPU is in the kernel */
+	DFLUSH_STAGE_RETURNED,		/* ARMED_IN_USER: the flush, before the NMI */
 };
 
 enum dflush_watch {

@@ -4,6 +4,7 @@
 
 mod area;
 mod bindings;
+mod memory_notifier;
 mod pagetables;
 mod probes;
 mod watch;
@@ -37,6 +38,7 @@ use kernel::{
         UserSlice, //
     },
 };
+use memory_notifier::MemoryNotifier;
 use probes::Probes;
 use watch::Watcher;
 
@@ -83,6 +85,7 @@ impl Drop for Cleanup {
 struct DflushTest {
     #[pin]
     _device: MiscDeviceRegistration<Device>,
+    _memory: [MemoryNotifier; 2],
     _cleanup: Cleanup,
     _probes: Probes,
 }
@@ -94,6 +97,7 @@ impl kernel::InPlaceModule for DflushTest {
         try_pin_init!(Self {
             _probes: Probes::new()?,
             _cleanup: Cleanup,
+            _memory: MemoryNotifier::register()?,
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions {
                 name: c"dflush_test",
             }),
@@ -255,6 +259,7 @@ fn flush(kind: u64) -> Result {
                 let huge = bindings::vmalloc_huge_node_noprof(LARGE / 2, gfp, -1);
                 bindings::vfree(huge);
             }
+            bindings::dflush_flush_DFLUSH_FLUSH_LAZY => bindings::vfree(bindings::vmalloc_noprof(SMALL)),
             bindings::dflush_flush_DFLUSH_FLUSH_GIGABYTE => pagetables::replace_middle_table()?,
             _ => return Err(EINVAL),
         }
@@ -290,6 +295,7 @@ const FLUSH: u32 = command(bindings::dflush_command_DFLUSH_NR_FLUSH);
 const WATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_WATCH);
 const UNWATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_UNWATCH);
 const READ_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_AT_MEETING);
+const MEMORY: u32 = command(bindings::dflush_command_DFLUSH_NR_MEMORY);
 const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
 
 fn show(request: &mut dflush_request, reading: &Reading) {
@@ -322,6 +328,23 @@ fn report(request: &mut dflush_request) -> Result {
     request.watch_stale = report.watch_stale.load(SeqCst);
     request.timer_hits = report.timer_hits.load(SeqCst);
     request.stage = probes::stage();
+    Ok(())
+}
+
+fn memory(request: &mut dflush_request) -> Result {
+    match u32::try_from(request.count)? {
+        bindings::dflush_look_DFLUSH_LOOK_REPORT => {}
+        bindings::dflush_look_DFLUSH_LOOK_ON => memory_notifier::arm(false),
+        bindings::dflush_look_DFLUSH_LOOK_REFUSE => memory_notifier::arm(true),
+        bindings::dflush_look_DFLUSH_LOOK_OFF => memory_notifier::disarm(),
+        _ => return Err(EINVAL),
+    }
+    let seen = &memory_notifier::SEEN;
+    request.windows = seen.windows.load(SeqCst);
+    request.owed_before = seen.owed_before.load(SeqCst);
+    request.owed_at_start = seen.owed_at_start.load(SeqCst);
+    request.owed_inside = seen.owed_inside.load(SeqCst);
+    request.owed_after = seen.owed_after.load(SeqCst);
     Ok(())
 }
 
@@ -359,6 +382,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
             state.timer = Some(Timer::start(request.microseconds)?);
         }
         FLUSH => flush(request.count)?,
+        MEMORY => memory(request)?,
         MEET => request.stage = probes::set_stage(request.cpu, request.stage),
         WATCH | UNWATCH => {
             let mut state = STATE.lock();

@@ -24,21 +24,46 @@ is_on() {
 	[ "$(state_of)" = on ] && defers "$NOHZ_FULL"
 }
 
-begin 4
+# looks_right: the last look into the window saw CPUs that owed a flush before,
+# none from its start to its end, and some afterwards.
+looks_right() {
+	local windows before at_start inside after
+	read -r windows before at_start inside after < <(dflush memory report)
+	note "$windows windows; owing before $before, at the start $at_start, inside $inside, after $after"
+	case $1 in
+	drained) [ "$before" -gt 0 ] && [ "$at_start" -eq 0 ] ;;
+	blocked) [ "$windows" -gt 0 ] && [ "$inside" -eq 0 ] ;;
+	resumed) [ "$windows" -gt 0 ] && [ "$after" -gt 0 ] ;;
+	esac
+}
+
+is_cancelled() {
+	dflush memory refuse >/dev/null
+	! take_offline >/dev/null && looks_right drained && looks_right blocked && looks_right resumed
+}
+
+begin 8
 load_module
 hold_cpus "$NOHZ_FULL"
+dflush memory on >/dev/null
 dflush flush aliases 3
 if ! block=$(take_offline); then
 	release_cpus
-	for name in "drains" "deferral goes on" "back online" "counters add up"; do
+	for name in "drained at its start" "nothing is deferred meanwhile" "deferral resumes at its end" \
+		"nothing owed afterwards" "cancelled" "deferral goes on" "back online" "counters add up"; do
 		ktap_test_skip "memory: $name: no block can go offline here"
 	done
 	unload_module
 	ktap_finished
 fi
 note "$block is offline"
-check "memory: pending CPUs are drained" words_are_zero
+check "memory: drained at its start" looks_right drained
+check "memory: nothing is deferred meanwhile" looks_right blocked
+check "memory: deferral resumes at its end" looks_right resumed
+check "memory: cancelled" is_cancelled
+dflush memory off >/dev/null
 release_cpus
+check "memory: nothing owed afterwards" words_are_zero
 check "memory: deferral goes on" is_on
 check "memory: back online" write_status "$MEMORY/$block/state" online
 check "memory: counters add up" counters_add_up

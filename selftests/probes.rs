@@ -203,15 +203,37 @@ fn wait_for_entry() {
     }
 }
 
-/// The word of CPU `cpu`, which runs this; 0 if it is not known.
+/// In an NMI from user mode: until the sender's flush has returned, or for a while, as it may wait
+/// for the end of this NMI.
+fn wait_for_swap(generation: u64) {
+    const NANOSECONDS: u64 = 150_000_000;
+    // SAFETY: May be called in any context.
+    let clock = || unsafe { bindings::ktime_get_mono_fast_ns() };
+    let start = clock();
+    while clock().wrapping_sub(start) < NANOSECONDS {
+        if area::generation() != generation {
+            STAGE.store(bindings::dflush_stage_DFLUSH_STAGE_RETURNED, SeqCst);
+            break;
+        }
+    }
+}
+
+/// How many CPUs owe a flush.
+pub(crate) fn owing() -> u64 {
+    // SAFETY: Constant after boot.
+    let cpus = unsafe { bindings::nr_cpu_ids }.min(MAX_CPUS as u32);
+    (0..cpus).filter(|&cpu| word(cpu) != 0).count() as u64
+}
+
+/// The word of the possible CPU `cpu`; 0 if it is not known.
 fn word(cpu: u32) -> u32 {
     let address = WORD.load(SeqCst);
     if address == 0 {
         return 0;
     }
     let mut word = 0u32;
-    // SAFETY: The array has an entry for each possible CPU, and `cpu` runs this. An address that
-    // is not mapped is reported as an error.
+    // SAFETY: The array has an entry for each possible CPU. An address that is not mapped is
+    // reported as an error.
     let error = unsafe {
         let offset = bindings::__per_cpu_offset[cpu as usize];
         bindings::copy_from_kernel_nofault(
@@ -259,6 +281,13 @@ extern "C" fn nmi(_type: c_uint, regs: *mut bindings::pt_regs) -> c_int {
     if !from_user && MEETING_CPU.load(SeqCst) == cpu && word(cpu) != 0 {
         // Inside the receiver, and the pages were read.
         wait_for_sender(bindings::dflush_stage_DFLUSH_STAGE_ARMED);
+    }
+    if from_user && MEETING_CPU.load(SeqCst) == cpu {
+        wait_for_sender(bindings::dflush_stage_DFLUSH_STAGE_ARMED_IN_USER);
+        if stage() == bindings::dflush_stage_DFLUSH_STAGE_SENDER_CAME {
+            wait_for_swap(reading.generation);
+            report.nmi_stale.fetch_add(area::read().stale, SeqCst);
+        }
     }
     if SENDER_CPU.load(SeqCst) == cpu {
         SENDER_CPU.store(u32::MAX, SeqCst);

@@ -7,7 +7,8 @@
 
 is_quiet() {
 	local found
-	found=$(dmesg | grep -E 'WARNING:|BUG:|Oops|Call Trace:|Uhhuh|NMI received for unknown|ftrace.*failed|rcu:.*stall' || true)
+	# What sysrq-l prints looks like a trace, too.
+	found=$(dmesg | sed '/dflush: backtraces on request/,/dflush: end of backtraces/d' | grep -E 'WARNING:|BUG:|Oops|Call Trace:|Uhhuh|NMI received for unknown|ftrace.*failed|rcu:.*stall' || true)
 	if [ -n "$found" ]; then
 		note "${found//$'\n'/$'\n# '}"
 		return 1

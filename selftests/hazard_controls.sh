@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The negative controls of the hazards that are provoked by real operations. Part
+# of controls.sh, whose functions they use.
+
+# Run by controls.sh.
+# shellcheck disable=SC2034
+hazard_controls=(any_caller any_range no_nmi_flush nmi_not_first nmi_is_quiet nmi_pending_only
+	slow_exchange no_memory_block)
+
+# A page table is freed while a CPU in user mode may still have it cached.
+any_caller() {
+	with_variant any_caller pagetables.sh
+	fails_with 'pagetables: interrupted before pmd_free_pte_page frees' &&
+		fails_with 'pagetables: interrupted before pud_free_pmd_page frees' &&
+		fails_with 'pagetables: interrupted before a livepatched copy frees'
+}
+
+# What reaches outside vmalloc is deferred too.
+any_range() {
+	with_variant any_range ranges.sh module bpf
+	fails_with 'ranges: a module is unloaded' && fails_with 'ranges: BPF programs are freed'
+}
+
+# Another NMI handler reads what was replaced.
+no_nmi_flush() {
+	with_variant no_nmi_flush nmi 5 0
+	fails_with 'nmi: flushed before another handler reads, interrupts' &&
+		has_line '^# interrupts: .* flushes=0 stale=[1-9]' && has_line '^# sysrq-l: .* flushes=0 stale=[1-9]'
+}
+
+nmi_not_first() {
+	with_variant nmi_not_first nmi 5 0
+	fails_with 'nmi: flushed before another handler reads, interrupts' &&
+		has_line '^# interrupts: .* flushes=[1-9].* stale=[1-9]'
+}
+
+# A sender does not interrupt a CPU on which an NMI runs.
+nmi_is_quiet() {
+	with_variant nmi_is_quiet nmi 5 0
+	fails_with 'nmi: a flush is not deferred while one runs' &&
+		has_line '^# during: .* returned=[1-9].* stale=[1-9]'
+}
+
+# An NMI between the exchange and the flush sees FLUSHING, no longer PENDING.
+nmi_pending_only() {
+	with_variant nmi_pending_only overlap receiver 40
+	fails_with 'overlap: no stale page when an NMI' && has_line '^# meetings=.* stale=[1-9]'
+}
+
+slow_exchange() {
+	with_variant slow_exchange overlap receiver 20
+	passes && has_line '^# meetings=[1-9]'
+}
+
+# Flushes are deferred while memory goes offline.
+no_memory_block() {
+	with_variant no_memory_block memory.sh
+	fails_with 'memory: drained at its start' && fails_with 'memory: nothing is deferred meanwhile'
+}
