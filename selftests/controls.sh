@@ -70,8 +70,20 @@ no_entry_flush() {
 
 # The receiver comes after code that may use what was remapped.
 receiver_on_tracepoint() {
+	local kind
 	with_variant receiver_on_tracepoint entry 2
-	fails_with 'entry: 64-bit system call drains' && has_line '^# the word was PENDING at tracepoint user_exit'
+	if ! { fails_with 'entry: 64-bit system call drains' &&
+		has_line '^# the word was PENDING at tracepoint user_exit'; }; then
+		return 1
+	fi
+	# What it costs: writes to pages that percpu gave back.
+	for kind in rstat cpuacct; do
+		with_variant receiver_on_tracepoint window "$kind"
+		if ! { fails_with "window: pages that percpu gave back are not written to, $kind" &&
+			has_line "^# $kind: rounds=[1-9].* spoilt=[1-9]"; }; then
+			return 1
+		fi
+	done
 }
 
 # An interrupt or system call between the sender's look and its bit is missed.

@@ -81,6 +81,7 @@ enum dflush_command {
 	DFLUSH_NR_READ_AT_MEETING,	/* READ_ON when a sender has looked at the CPU */
 	DFLUSH_NR_MEMORY,	/* look when memory goes offline; count: enum dflush_look */
 	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
+	DFLUSH_NR_CHUNK,	/* chunks of per-CPU memory; count: enum dflush_chunk */
 };
 
 /* Ways to flush_tlb_kernel_range(). */
@@ -118,6 +119,21 @@ enum dflush_watch {
 	DFLUSH_WATCH_DIRECT,	/* a direct call, as BPF fentry makes one */
 	DFLUSH_WATCH_COPY,	/* a livepatched copy of pmd_free_pte_page() */
 	DFLUSH_WATCH_KINDS,
+};
+
+/*
+ * One round with a chunk of per-CPU memory, see chunk.rs. PREPARE and RECREATE
+ * return its address. What is created next, a cgroup, has its data there.
+ */
+enum dflush_chunk {
+	DFLUSH_CHUNK_PREPARE,
+	DFLUSH_CHUNK_TAKE,	/* reads: areas in it; holds the pages of CPU cpu */
+	DFLUSH_CHUNK_DESTROY,	/* when these areas were freed: purges, poisons the pages */
+	DFLUSH_CHUNK_RECREATE,
+	DFLUSH_CHUNK_CHECK,	/* reads, absent: areas at addresses of held pages, elsewhere;
+				 * stale: words of the held pages that were written to;
+				 * generation: the largest rise of a number in the areas */
+	DFLUSH_CHUNK_RELEASE,
 };
 
 #define DFLUSH_IOCTL(nr) _IOWR('d', nr, struct dflush_request)

@@ -4,6 +4,7 @@
 
 mod area;
 mod bindings;
+mod chunk;
 mod memory_notifier;
 mod pagetables;
 mod probes;
@@ -14,6 +15,7 @@ use area::{
     Reading, //
 };
 use bindings::dflush_request;
+use chunk::Chunks;
 use core::{
     mem::MaybeUninit,
     sync::atomic::Ordering::SeqCst, //
@@ -55,6 +57,7 @@ struct State {
     area: Option<Area>,
     watchers: [Option<Watcher>; bindings::dflush_watch_DFLUSH_WATCH_KINDS as usize],
     timer: Option<Timer>,
+    chunks: Option<Chunks>,
 }
 
 kernel::sync::global_lock! {
@@ -63,6 +66,7 @@ kernel::sync::global_lock! {
         area: None,
         watchers: [const { None }; bindings::dflush_watch_DFLUSH_WATCH_KINDS as usize],
         timer: None,
+        chunks: None,
     };
 }
 
@@ -77,6 +81,7 @@ impl Drop for Cleanup {
             *watcher = None;
         }
         state.area = None;
+        state.chunks = None;
     }
 }
 
@@ -297,6 +302,7 @@ const UNWATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_UNWATCH);
 const READ_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_AT_MEETING);
 const MEMORY: u32 = command(bindings::dflush_command_DFLUSH_NR_MEMORY);
 const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
+const CHUNK: u32 = command(bindings::dflush_command_DFLUSH_NR_CHUNK);
 
 fn show(request: &mut dflush_request, reading: &Reading) {
     request.generation = reading.generation;
@@ -348,6 +354,39 @@ fn memory(request: &mut dflush_request) -> Result {
     Ok(())
 }
 
+fn chunk(request: &mut dflush_request) -> Result {
+    let cpu = request.cpu;
+    // SAFETY: Constant after boot.
+    if cpu >= unsafe { bindings::nr_cpu_ids } {
+        return Err(EINVAL);
+    }
+    let step = u32::try_from(request.count)?;
+    let mut state = STATE.lock();
+    if step == bindings::dflush_chunk_DFLUSH_CHUNK_RELEASE {
+        state.chunks = None;
+        return Ok(());
+    }
+    if state.chunks.is_none() {
+        state.chunks = Some(Chunks::new()?);
+    }
+    let chunks = state.chunks.as_mut().ok_or(ENXIO)?;
+    match step {
+        bindings::dflush_chunk_DFLUSH_CHUNK_PREPARE => request.address = chunks.prepare()? as u64,
+        bindings::dflush_chunk_DFLUSH_CHUNK_TAKE => request.reads = chunks.take(cpu)?,
+        bindings::dflush_chunk_DFLUSH_CHUNK_DESTROY => chunks.destroy()?,
+        bindings::dflush_chunk_DFLUSH_CHUNK_RECREATE => request.address = chunks.recreate()? as u64,
+        bindings::dflush_chunk_DFLUSH_CHUNK_CHECK => {
+            let check = chunks.check(cpu)?;
+            request.reads = check.inside;
+            request.absent = check.outside;
+            request.stale = check.spoilt;
+            request.generation = check.rise;
+        }
+        _ => return Err(EINVAL),
+    }
+    Ok(())
+}
+
 fn serve(command: u32, request: &mut dflush_request) -> Result {
     match command {
         SETUP => {
@@ -383,6 +422,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
         }
         FLUSH => flush(request.count)?,
         MEMORY => memory(request)?,
+        CHUNK => chunk(request)?,
         MEET => request.stage = probes::set_stage(request.cpu, request.stage),
         WATCH | UNWATCH => {
             let mut state = STATE.lock();
