@@ -23,7 +23,6 @@ use kernel::{
 // what is tested, hence the strongest one everywhere.
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static PAGES: AtomicUsize = AtomicUsize::new(0);
-/// The newest generation whose flush has returned.
 static PUBLISHED: AtomicU64 = AtomicU64::new(0);
 
 const MAGIC: u64 = 0xdf;
@@ -33,6 +32,11 @@ const ASIDE: usize = 16;
 
 fn tag(generation: u64, index: usize) -> u64 {
     (MAGIC << 56) | ((generation & 0xff_ffff_ffff) << 16) | (index as u64 & 0xffff)
+}
+
+/// The newest generation whose flush has returned.
+pub(crate) fn generation() -> u64 {
+    PUBLISHED.load(SeqCst)
 }
 
 /// What one look at the pages found.

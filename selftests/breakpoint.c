@@ -18,23 +18,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common.h"
+
 static int variable;
-
-static unsigned long long find_symbol(const char *symbol)
-{
-	unsigned long long address;
-	char name[128], line[512];
-	FILE *symbols = fopen("/proc/kallsyms", "re");
-
-	while (symbols && fgets(line, sizeof(line), symbols)) {
-		if (sscanf(line, "%llx %*c %127s", &address, name) == 2 && !strcmp(name, symbol)) {
-			fclose(symbols);
-			return address;
-		}
-	}
-	fprintf(stderr, "breakpoint: the kernel has no symbol %s\n", symbol);
-	exit(1);
-}
 
 int main(int argc, char **argv)
 {

@@ -50,6 +50,13 @@ bool is_on(void);
 /* Tell the test module where the words are. */
 void find_word(void);
 
+/* Addresses of kernel symbols. */
+void find_symbols(const char *const *wanted, unsigned long *found, int count);
+unsigned long find_symbol(const char *symbol);
+
+/* A suspension ends by itself, once its tracer has gone. */
+bool comes_on_again(void);
+
 void arm(int cpu);
 void disarm(int cpu);
 struct dflush_request report(int cpu);

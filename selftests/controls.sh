@@ -94,7 +94,17 @@ no_recheck() {
 
 slow_sender() {
 	with_variant slow_sender overlap sender 40
+	if ! { passes && has_line '^# meetings=[1-9]'; }; then
+		return 1
+	fi
+	with_variant slow_sender patching sender
 	passes && has_line '^# meetings=[1-9]'
+}
+
+# A sender that looked before the block sets its bit after the drain.
+no_block_recheck() {
+	with_variant no_block_recheck patching sender 20
+	fails_with 'patching: the tracer reads nothing stale when a sender' && has_line '^# meetings=[1-9].* stale=[1-9]'
 }
 
 # What an NMI reads between the receiver's flush and its clearing of the word stays.
@@ -112,6 +122,18 @@ no_first_check() {
 no_drain() {
 	with_variant no_drain watched drain
 	fails_with 'watched: drained before a tracer is written' && has_line '^# tracer: first hits=[1-9][0-9]* stale=[1-9]'
+}
+
+# Nobody notices the patching.
+no_watch() {
+	with_variant no_watch watched drain
+	fails_with 'watched: deferral is suspended while the tracer is there' && has_line '^# tracer: first hits=[1-9][0-9]* stale=[1-9]'
+}
+
+# Deferral goes on while the watched code is about to be changed.
+hasty_resume() {
+	with_variant hasty_resume patching resume 5
+	fails_with 'patching: the tracer reads nothing stale when a resume' && has_line '^# meetings=[1-9].* stale=[1-9]'
 }
 
 # An idle CPU is woken without passing the receiver.
@@ -133,7 +155,7 @@ no_breakpoint_check() {
 }
 
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
-	no_first_check no_drain idle_is_quiet no_stale_timer
+	no_first_check no_block_recheck no_drain no_watch hasty_resume idle_is_quiet no_stale_timer
 	no_breakpoint_check)
 
 # What follows the end of the text, or of the page, is ignored.
@@ -157,7 +179,7 @@ begin $#
 for variant in "$@"; do
 	case $variant in
 	slow_exchange) check "control: $variant, the good twin of nmi_pending_only, passes" "$variant" ;;
-	slow_sender) check "control: $variant, the good twin of no_recheck, passes" "$variant" ;;
+	slow_sender) check "control: $variant, the good twin of no_recheck and no_block_recheck, passes" "$variant" ;;
 	no_first_check) check "control: $variant, the good twin of flush_before_exchange, passes" "$variant" ;;
 	*) check "control: $variant is caught" "$variant" ;;
 	esac

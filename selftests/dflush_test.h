@@ -81,6 +81,7 @@ enum dflush_command {
 	DFLUSH_NR_READ_AT_MEETING,	/* READ_ON when a sender has looked at the CPU */
 	DFLUSH_NR_MEMORY,	/* look when memory goes offline; count: enum dflush_look */
 	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
+	DFLUSH_NR_TRACE_AT_MEETING,	/* the tracer gets one more function, see below */
 	DFLUSH_NR_CHUNK,	/* chunks of per-CPU memory; count: enum dflush_chunk */
 };
 
@@ -110,7 +111,16 @@ enum dflush_stage {
 	DFLUSH_STAGE_SENDER_CAME,
 	DFLUSH_STAGE_ENTERED,		/* READ_AT_MEETING: the CPU is in the kernel */
 	DFLUSH_STAGE_RETURNED,		/* ARMED_IN_USER: the flush, before the NMI */
+	DFLUSH_STAGE_SWAPPED,		/* TRACE_AT_MEETING: before the write */
 };
+
+/*
+ * TRACE_AT_MEETING puts the tracer on one more function, too, and lets whoever
+ * writes to the code there, up to address + 16, wait just before the first byte
+ * until the pages were swapped: so there has to be a DFLUSH_WATCH_PATCHER, made
+ * before the module's own watch. With count it waits for a sender on CPU
+ * count - 1, and holds that by an NMI until the write is about to happen.
+ */
 
 enum dflush_watch {
 	DFLUSH_WATCH_FTRACE,	/* a function tracer that reads the pages */
@@ -118,6 +128,7 @@ enum dflush_watch {
 	DFLUSH_WATCH_IPMODIFY,	/* an IPMODIFY user, as a livepatch is one */
 	DFLUSH_WATCH_DIRECT,	/* a direct call, as BPF fentry makes one */
 	DFLUSH_WATCH_COPY,	/* a livepatched copy of pmd_free_pte_page() */
+	DFLUSH_WATCH_PATCHER,	/* looks at __text_poke for TRACE_AT_MEETING */
 	DFLUSH_WATCH_KINDS,
 };
 

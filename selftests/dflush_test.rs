@@ -302,6 +302,7 @@ const UNWATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_UNWATCH);
 const READ_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_AT_MEETING);
 const MEMORY: u32 = command(bindings::dflush_command_DFLUSH_NR_MEMORY);
 const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
+const TRACE_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_TRACE_AT_MEETING);
 const CHUNK: u32 = command(bindings::dflush_command_DFLUSH_NR_CHUNK);
 
 fn show(request: &mut dflush_request, reading: &Reading) {
@@ -352,6 +353,34 @@ fn memory(request: &mut dflush_request) -> Result {
     request.owed_inside = seen.owed_inside.load(SeqCst);
     request.owed_after = seen.owed_after.load(SeqCst);
     Ok(())
+}
+
+/// Puts the tracer on one more function. The lock is free meanwhile: others swap.
+fn trace_at_meeting(request: &dflush_request) -> Result {
+    let slot = bindings::dflush_watch_DFLUSH_WATCH_FTRACE as usize;
+    let mut tracer = STATE.lock().watchers.get_mut(slot).and_then(Option::take);
+    let Some(Watcher::Ftrace(ops)) = &mut tracer else {
+        return Err(ENXIO);
+    };
+    probes::hold_write(usize::try_from(request.address)?);
+    let result = match request.count {
+        0 => {
+            probes::set_stage(request.cpu, bindings::dflush_stage_DFLUSH_STAGE_ARMED);
+            Ok(())
+        }
+        sender => {
+            probes::wait_for_sender(bindings::dflush_stage_DFLUSH_STAGE_IDLE);
+            let sender = (sender - 1) as u32;
+            probes::hold_sender(sender);
+            send_vector(sender, NMI_VECTOR)
+        }
+    }
+    .and_then(|()| watch::extend(ops, &request.symbol));
+    probes::hold_write(0);
+    if let Some(slot) = STATE.lock().watchers.get_mut(slot) {
+        *slot = tracer;
+    }
+    result
 }
 
 fn chunk(request: &mut dflush_request) -> Result {
@@ -422,6 +451,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
         }
         FLUSH => flush(request.count)?,
         MEMORY => memory(request)?,
+        TRACE_AT_MEETING => trace_at_meeting(request)?,
         CHUNK => chunk(request)?,
         MEET => request.stage = probes::set_stage(request.cpu, request.stage),
         WATCH | UNWATCH => {

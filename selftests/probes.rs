@@ -203,6 +203,41 @@ fn wait_for_entry() {
     }
 }
 
+/// Where the writing is to wait, 0 for nowhere, and the generation that it waits to see replaced.
+static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+static REPLACED: AtomicU64 = AtomicU64::new(0);
+
+const WRITTEN_LENGTH: usize = 16;
+
+pub(crate) fn hold_write(address: usize) {
+    REPLACED.store(area::generation(), SeqCst);
+    WRITTEN.store(address, SeqCst);
+}
+
+/// Somebody is about to write to kernel text at `address`.
+pub(crate) fn comes_to_write(address: usize) {
+    let start = WRITTEN.load(SeqCst);
+    if start == 0 || !(start..start + WRITTEN_LENGTH).contains(&address) {
+        return;
+    }
+    WRITTEN.store(0, SeqCst);
+    // Lets go a sender that is held.
+    enters();
+    let _ = STAGE.compare_exchange(
+        bindings::dflush_stage_DFLUSH_STAGE_ARMED,
+        bindings::dflush_stage_DFLUSH_STAGE_WAITS,
+        SeqCst,
+        SeqCst,
+    );
+    for _ in 0..LOOKS {
+        if area::generation() != REPLACED.load(SeqCst) {
+            STAGE.store(bindings::dflush_stage_DFLUSH_STAGE_SWAPPED, SeqCst);
+            break;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 /// In an NMI from user mode: until the sender's flush has returned, or for a while, as it may wait
 /// for the end of this NMI.
 fn wait_for_swap(generation: u64) {

@@ -40,6 +40,17 @@ extern "C" fn traced(
     }
 }
 
+extern "C" fn patches(
+    _ip: c_ulong,
+    _parent: c_ulong,
+    _ops: *mut bindings::ftrace_ops,
+    regs: *mut bindings::ftrace_regs,
+) {
+    // SAFETY: ftrace saved the arguments of __text_poke(func, addr, src, len).
+    let address = unsafe { (*regs.cast::<bindings::__arch_ftrace_regs>()).regs.si };
+    probes::comes_to_write(address as usize);
+}
+
 extern "C" fn redirected(
     _ip: c_ulong,
     _parent: c_ulong,
@@ -103,6 +114,7 @@ impl Watcher {
         let length = symbol.iter().position(|byte| *byte == 0).ok_or(EINVAL)?;
         match kind {
             bindings::dflush_watch_DFLUSH_WATCH_FTRACE => Self::ftrace(symbol, length, traced, 0),
+            bindings::dflush_watch_DFLUSH_WATCH_PATCHER => Self::ftrace(symbol, length, patches, 0),
             bindings::dflush_watch_DFLUSH_WATCH_IPMODIFY => Self::ftrace(
                 symbol,
                 length,
