@@ -41,6 +41,10 @@ $(foreach v,$(VARIANTS) $(REFUSED_VARIANTS),variant-$(v)): variant-%:
 selftests:
 	$(MAKE) -C selftests KDIR=$(KDIR) OUT=$(OUT)/selftests
 
+.PHONY: kselftests
+kselftests:
+	$(MAKE) -f selftests/kselftests.mk KDIR=$(KDIR) OUT=$(OUT)/kselftests
+
 .PHONY: demo
 demo: ## set everything up and show the interrupts before and after, in a VM
 	scripts/demo
@@ -53,6 +57,10 @@ test: ## run every test: on the host and in VMs; ends with a count
 MINUTES ?= 10
 stress: ## everything at once for MINUTES minutes (default 10); ends with a table and a count
 	scripts/stress $(MINUTES)
+
+.PHONY: test-debug
+test-debug: ## run the tests on two debug kernels, which it builds if need be
+	scripts/test-debug
 
 .PHONY: bench
 bench: ## count instructions: a system call's round trip, a sender's flush

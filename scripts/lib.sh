@@ -14,6 +14,11 @@ CACHE=${DEFERRED_FLUSH_CACHE:-${HOME:-/root}/.cache/deferred-flush}
 # shellcheck disable=SC2034
 BUILDROOT=$CACHE/buildroot
 
+# What the checks of the debug kernels write to the log: warnings (of lockdep and
+# RCU, too), KASAN's and UBSAN's reports, kmemleak's, poisoned pages, stalls.
+# shellcheck disable=SC2034
+SPLATS='WARNING: |KASAN: |UBSAN: |ODEBUG: |kmemleak: [0-9]+ new|pagealloc: |refcount_t: |noinstr|corruption|INFO: (trying|task|rcu|lockdep)|suspicious RCU|locking correctness validator'
+
 say() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 }

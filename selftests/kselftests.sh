@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# The kernel's own ftrace and livepatch selftests, unmodified, once without the
+# module and once with it on and CPUs in user mode: the results have to be the
+# same. Whether a test passes is not asked, only whether the module changes that.
+#
+# Of the ftrace tests those that touch what the module touches: code that is
+# patched, by the function and graph tracers, kprobes, fprobes and direct calls.
+# Left out are those of triggers, histograms and the ring buffer, which patch no
+# code and take hours in an emulator.
+#
+# Usage: kselftests.sh [ftrace|livepatch]...
+
+. "$(dirname "$0")/functions.sh"
+
+BASE_DIR=$(cd "$DFLUSH_BIN/../kselftests" 2>/dev/null && pwd) || BASE_DIR=
+work=$(mktemp -d)
+trap 'rm -rf "$work" "$HOLD_LOG"' EXIT
+
+ftrace_tests=(test.d/00basic/basic{1,2,3,4}.tc test.d/direct test.d/ftrace
+	test.d/dynevent/add_remove_{kprobe,fprobe,multiple_fprobe,fprobe_repeat,eprobe}.tc
+	test.d/kprobe/{add_and_remove,busy_check,kprobe_ftrace,kprobe_insn_boundary,kprobe_module}.tc
+	test.d/kprobe/{kprobe_multiprobe,kprobe_opt_types,kretprobe_maxactive,multiple_kprobes,probepoint,profile}.tc)
+
+# run_suite SUITE LOG: by the kernel's own runner.
+run_suite() {
+	(
+		cd "$BASE_DIR/$1"
+		tests=(./ftracetest)
+		[ "$1" = ftrace ] || tests=(./test-*.sh)
+		export KSELFTEST_FTRACETEST_ARGS="-K -l $work/logs-$RANDOM ${ftrace_tests[*]}"
+		set +eu
+		# shellcheck source=/dev/null
+		. "$BASE_DIR/kselftest/runner.sh"
+		run_many "${tests[@]}"
+	) >"$2" 2>&1 </dev/null || true
+}
+
+# The results alone, without times.
+results() {
+	grep -E '^(# )*((not )?ok |TEST: )' "$1" | sed 's/^\(# \)*//'
+}
+
+# CPUs that are in user mode most of the time. A spinner that never enters the
+# kernel would hold up each livepatch until it is sent a signal, so there they
+# come and go.
+keep_busy() {
+	while :; do
+		dflush rounds "$NOHZ_FULL" 5 >/dev/null
+		sleep 1
+	done
+}
+
+with_module() {
+	local before after busy
+	load_module
+	before=$(summary calls)
+	if [ "$1" = livepatch ]; then
+		keep_busy &
+		busy=$!
+	else
+		hold_cpus "$NOHZ_FULL"
+	fi
+	run_suite "$1" "$2"
+	if [ "$1" = livepatch ]; then
+		kill "$busy"
+		wait "$busy" 2>/dev/null || true
+	else
+		release_cpus
+	fi
+	after=$(summary calls)
+	note "$1: state '$(state_of)', $((after - before)) flushes, $(summary deferred) deferred, $(summary suspensions) suspensions"
+	unload_module
+}
+
+has_results() {
+	[ "$(results "$1" | grep -c '^ok ')" -ge "$2" ]
+}
+
+same_results() {
+	local differences
+	differences=$(diff <(results "$work/$1-without") <(results "$work/$1-with")) && return 0
+	note "${differences//$'\n'/$'\n# '}"
+	return 1
+}
+
+[ $# -gt 0 ] || set -- ftrace livepatch
+begin $((4 * $#))
+for suite in "$@"; do
+	if [ ! -e "$BASE_DIR/$suite" ]; then
+		for name in "runs without the module" "runs with it" "same results" "deferral goes on"; do
+			ktap_test_skip "kselftests: $suite: $name: not built for this kernel"
+		done
+		continue
+	fi
+	run_suite "$suite" "$work/$suite-without"
+	results "$work/$suite-without" | sed 's/^/# without: /'
+	with_module "$suite" "$work/$suite-with"
+	check "kselftests: $suite: runs without the module" has_results "$work/$suite-without" 5
+	check "kselftests: $suite: runs with it" has_results "$work/$suite-with" 5
+	check "kselftests: $suite: same results" same_results "$suite"
+	load_module
+	check "kselftests: $suite: deferral works afterwards" defers "$NOHZ_FULL"
+	unload_module
+done
+ktap_finished
