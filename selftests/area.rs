@@ -34,11 +34,6 @@ fn tag(generation: u64, index: usize) -> u64 {
     (MAGIC << 56) | ((generation & 0xff_ffff_ffff) << 16) | (index as u64 & 0xffff)
 }
 
-/// The newest generation whose flush has returned.
-pub(crate) fn generation() -> u64 {
-    PUBLISHED.load(SeqCst)
-}
-
 /// What one look at the pages found.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Reading {
