@@ -16,12 +16,11 @@ WORKERS=(module tracing perf cpus memory loads modules netns flushes sysrq fuzz)
 # shellcheck disable=SC2034
 KINDS=("module: loads" "module: unloads" "module: on" "tracing: watched code" "tracing: other code"
 	"cpu: offline" "cpu: online" "flushes: aliases" "flushes: vrealloc" "flushes: huge" "NMI: sysrq-l"
-	"load: fork" "load: vm" "load: unshare" "netns: made and removed" "other modules: dummy"
-	"fuzz: bad writes")
+	"load: fork" "netns: made and removed" "other modules: dummy" "fuzz: bad writes")
 # shellcheck disable=SC2034
 SLOW_KINDS=("module: off" "module: shadow" "module: some CPUs" "tracing: kprobe on watched code"
-	"tracing: kprobe on other code" "memory: offline" "memory: online" "load: mmap" "load: seccomp"
-	"other modules: test_bpf")
+	"tracing: kprobe on other code" "memory: offline" "memory: online" "load: vm" "load: mmap"
+	"load: seccomp" "load: unshare" "other modules: test_bpf")
 
 # One CPU does all the work here, and the hostile things have to come to their turn.
 declare -A NICE=([module]=-5 [tracing]=-2 [cpus]=-2 [memory]=-2 [loads]=5 [fuzz]=10)
