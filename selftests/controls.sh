@@ -54,7 +54,8 @@ passes() {
 }
 
 # The receiver clears the word and does not flush: stale pages in every round
-# in which the flush was deferred. (A Bochs machine forgets translations by
+# in which the flush was deferred and nothing else ran on the CPU, as a busy host
+# makes it happen now and then. (A Bochs machine forgets translations by
 # itself, so there it only has to happen: CONTROL_STALE_SHARE, in percent.)
 no_entry_flush() {
 	local swaps
@@ -62,8 +63,8 @@ no_entry_flush() {
 		with_variant no_entry_flush stale -s "$swaps" -r 20
 		fails_with "stale: no stale page after $swaps swaps" || return 1
 		awk -v share="${CONTROL_STALE_SHARE:-100}" '/^# swaps=/ { lines++
-			split($4, deferred, "="); split($5, stale, "=")
-			if (deferred[2] < 10 || stale[2] * 100 < deferred[2] * share) bad = 1 }
+			split($10, calm, "="); split($11, stale, "=")
+			if (calm[2] < 10 || stale[2] * 100 < calm[2] * share) bad = 1 }
 			END { exit bad || lines != 1 }' <<<"$OUTPUT" || return 1
 	done
 }

@@ -9,6 +9,7 @@
  * swaps a round. The lines '# swaps=...' are for the negative controls: they
  * say in how many of the rounds with a deferred flush something stale was read.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +22,40 @@ struct sums {
 	long rounds;		/* rounds times CPUs */
 	long deferred;		/* of these: the last flush was deferred */
 	long stale_rounds;	/* of these: something stale, or long gone, was read */
+	long calm;		/* of the deferred: nothing else ran on the CPU */
+	long calm_stale;	/* of the calm: something stale, or long gone, was read */
 	unsigned long long reads;
 	unsigned long long stale;
 	unsigned long long absent;
 	unsigned long moved;
 };
 
+/* Another task on the CPU replaces the translations of the spinner. */
+static unsigned long switches(pid_t pid)
+{
+	unsigned long sum = 0, value;
+	char path[32], line[128];
+	FILE *status;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	status = fopen(path, "re");
+	if (!status)
+		fail("%s: %s", path, strerror(errno));
+	while (fgets(line, sizeof(line), status))
+		if (sscanf(line, "voluntary_ctxt_switches: %lu", &value) == 1 ||
+		    sscanf(line, "nonvoluntary_ctxt_switches: %lu", &value) == 1)
+			sum += value;
+	fclose(status);
+	return sum;
+}
+
 static void one_round(struct spinner *spinners, int count, unsigned long swaps, struct sums *sums)
 {
 	long long deferred[DFLUSH_TEST_MAX_CPUS];
+	unsigned long before[DFLUSH_TEST_MAX_CPUS];
 
+	for (int i = 0; i < count; i++)
+		before[i] = switches(spinners[i].pid);
 	/* Translations of the present generation into every TLB. */
 	for (int i = 0; i < count; i++)
 		give_order(&spinners[i], ORDER_READ, 0);
@@ -57,8 +82,13 @@ static void one_round(struct spinner *spinners, int count, unsigned long swaps, 
 		sums->stale += line->stale;
 		sums->absent += line->absent;
 		if (deferred[i] >= (long long)swaps) {
+			bool is_stale = line->stale || line->absent;
+			bool is_calm = switches(spinners[i].pid) == before[i];
+
 			sums->deferred++;
-			sums->stale_rounds += line->stale || line->absent;
+			sums->stale_rounds += is_stale;
+			sums->calm += is_calm;
+			sums->calm_stale += is_calm && is_stale;
 		}
 	}
 }
@@ -71,9 +101,9 @@ static void test_swaps(struct spinner *spinners, int count, unsigned long pages,
 	setup_area(pages, swaps + 2);
 	for (long i = 0; i < rounds; i++)
 		one_round(spinners, count, swaps, &sums);
-	ksft_print_msg("swaps=%lu rounds=%ld deferred=%ld stale_rounds=%ld reads=%llu stale=%llu absent=%llu moved=%lu\n",
+	ksft_print_msg("swaps=%lu rounds=%ld deferred=%ld stale_rounds=%ld reads=%llu stale=%llu absent=%llu moved=%lu calm=%ld calm_stale=%ld\n",
 		       swaps, sums.rounds, sums.deferred, sums.stale_rounds,
-		       sums.reads, sums.stale, sums.absent, sums.moved);
+		       sums.reads, sums.stale, sums.absent, sums.moved, sums.calm, sums.calm_stale);
 	ksft_test_result(!sums.stale && !sums.absent && sums.reads == pages * sums.rounds,
 			 "stale: no stale page after %lu swaps on %d CPUs\n", swaps, count);
 	/* A CPU may be in the kernel for once, but a test of nothing proves nothing. */
