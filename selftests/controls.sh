@@ -128,7 +128,12 @@ no_drain() {
 # Nobody notices the patching.
 no_watch() {
 	with_variant no_watch watched drain
-	fails_with 'watched: deferral is suspended while the tracer is there' && has_line '^# tracer: first hits=[1-9][0-9]* stale=[1-9]'
+	if ! { fails_with 'watched: deferral is suspended while the tracer is there' &&
+		has_line '^# tracer: first hits=[1-9][0-9]* stale=[1-9]'; }; then
+		return 1
+	fi
+	with_variant no_watch tracers -k own-kprobe -f sched_clock
+	fails_with 'tracers: own-kprobe suspends'
 }
 
 # Deferral goes on while the watched code is about to be changed.

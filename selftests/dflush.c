@@ -14,6 +14,8 @@
  *                                'WINDOWS BEFORE AT_START INSIDE AFTER', see dflush_test.h
  *   dflush load FILE [PARAMETERS]
  *   dflush cycle FILE COUNT      load it, check that it is on, switch it off, unload it
+ *   dflush call ftrace_kill      what the test module calls in the kernel
+ *   dflush call text_poke_kgdb SYMBOL    ... with the function's first byte, unchanged
  *   dflush bytes SYMBOL          print the first 16 bytes of a function's code
  *   dflush peek SYMBOL           print the 8 bytes there, as a number
  *   dflush words CPUS            print 'CPU ADDRESS' of their deferred-flush words
@@ -170,6 +172,17 @@ static int cycle(const char *path, long count)
 	return 0;
 }
 
+static int call(const char *function, const char *place)
+{
+	struct dflush_request about = {
+		.address = find_symbol(function),
+		.count = place ? DFLUSH_CALL_POKE_KGDB : DFLUSH_CALL_FTRACE_KILL,
+		.moved = place ? find_symbol(place) : 0,
+	};
+
+	return -try_request(DFLUSH_NR_CALL, &about);
+}
+
 /* The kernel's memory is in /proc/kcore, one program header a range. */
 static void read_kernel(unsigned long address, void *buffer, size_t length)
 {
@@ -252,6 +265,10 @@ int main(int argc, char **argv)
 		return flush(argv[2], atol(argv[3]));
 	if (!strcmp(what, "memory") && argc == 3)
 		return memory(argv[2]);
+	if (!strcmp(what, "call") && argc == 3 && !strcmp(argv[2], "ftrace_kill"))
+		return call(argv[2], NULL);
+	if (!strcmp(what, "call") && argc == 4 && !strcmp(argv[2], "text_poke_kgdb"))
+		return call(argv[2], argv[3]);
 	if (!strcmp(what, "storm") && argc == 3)
 		storm(atoi(argv[2]));
 	if ((!strcmp(what, "watch") || !strcmp(what, "unwatch")) && argc >= 3)

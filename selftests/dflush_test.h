@@ -82,6 +82,7 @@ enum dflush_command {
 	DFLUSH_NR_MEMORY,	/* look when memory goes offline; count: enum dflush_look */
 	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
 	DFLUSH_NR_TRACE_AT_MEETING,	/* the tracer gets one more function, see below */
+	DFLUSH_NR_CALL,		/* a function of the kernel; count: enum dflush_call */
 	DFLUSH_NR_CHUNK,	/* chunks of per-CPU memory; count: enum dflush_chunk */
 };
 
@@ -119,7 +120,8 @@ enum dflush_stage {
  * writes to the code there, up to address + 16, wait just before the first byte
  * until the pages were swapped: so there has to be a DFLUSH_WATCH_PATCHER, made
  * before the module's own watch. With count it waits for a sender on CPU
- * count - 1, and holds that by an NMI until the write is about to happen.
+ * count - 1, and holds that by an NMI until the write is about to happen. Without
+ * a symbol it returns at once, and the caller makes somebody write.
  */
 
 enum dflush_watch {
@@ -145,6 +147,15 @@ enum dflush_chunk {
 				 * stale: words of the held pages that were written to;
 				 * generation: the largest rise of a number in the areas */
 	DFLUSH_CHUNK_RELEASE,
+};
+
+/*
+ * Calls what the kernel does not export, at address. As it may lack an ENDBR that
+ * was removed at boot, never where indirect branches are tracked.
+ */
+enum dflush_call {
+	DFLUSH_CALL_FTRACE_KILL,
+	DFLUSH_CALL_POKE_KGDB,	/* with interrupts off, moved is the place: same byte */
 };
 
 #define DFLUSH_IOCTL(nr) _IOWR('d', nr, struct dflush_request)

@@ -303,6 +303,7 @@ const READ_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_AT_
 const MEMORY: u32 = command(bindings::dflush_command_DFLUSH_NR_MEMORY);
 const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
 const TRACE_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_TRACE_AT_MEETING);
+const CALL: u32 = command(bindings::dflush_command_DFLUSH_NR_CALL);
 const CHUNK: u32 = command(bindings::dflush_command_DFLUSH_NR_CHUNK);
 
 fn show(request: &mut dflush_request, reading: &Reading) {
@@ -355,6 +356,37 @@ fn memory(request: &mut dflush_request) -> Result {
     Ok(())
 }
 
+/// Calls a function that the kernel does not export.
+fn call(request: &dflush_request) -> Result {
+    let address = request.address as *const c_void;
+    if address.is_null() {
+        return Err(EINVAL);
+    }
+    match u32::try_from(request.count)? {
+        bindings::dflush_call_DFLUSH_CALL_FTRACE_KILL => {
+            // SAFETY: The test passes the address of `void ftrace_kill(void)`.
+            unsafe { core::mem::transmute::<*const c_void, extern "C" fn()>(address)() };
+        }
+        bindings::dflush_call_DFLUSH_CALL_POKE_KGDB => {
+            type Poke = extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
+            // SAFETY: The test passes the address of text_poke_kgdb(), which has this signature.
+            let poke = unsafe { core::mem::transmute::<*const c_void, Poke>(address) };
+            let place = request.moved as *mut u8;
+            // SAFETY: The test passes an address in the kernel's text.
+            let byte = unsafe { place.read_volatile() };
+            // SAFETY: Interrupts go back to what they were. As with kgdb nobody else writes to
+            // text meanwhile, as the test is alone.
+            unsafe {
+                core::arch::asm!("cli");
+                poke(place.cast(), (&raw const byte).cast(), 1);
+                core::arch::asm!("sti");
+            }
+        }
+        _ => return Err(EINVAL),
+    }
+    Ok(())
+}
+
 /// Puts the tracer on one more function. The lock is free meanwhile: others swap.
 fn trace_at_meeting(request: &dflush_request) -> Result {
     let slot = bindings::dflush_watch_DFLUSH_WATCH_FTRACE as usize;
@@ -375,8 +407,10 @@ fn trace_at_meeting(request: &dflush_request) -> Result {
             send_vector(sender, NMI_VECTOR)
         }
     }
-    .and_then(|()| watch::extend(ops, &request.symbol));
-    probes::hold_write(0);
+    .and_then(|()| match request.symbol {
+        [0, ..] => Ok(()),
+        _ => watch::extend(ops, &request.symbol).inspect(|()| probes::hold_write(0)),
+    });
     if let Some(slot) = STATE.lock().watchers.get_mut(slot) {
         *slot = tracer;
     }
@@ -452,6 +486,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
         FLUSH => flush(request.count)?,
         MEMORY => memory(request)?,
         TRACE_AT_MEETING => trace_at_meeting(request)?,
+        CALL => call(request)?,
         CHUNK => chunk(request)?,
         MEET => request.stage = probes::set_stage(request.cpu, request.stage),
         WATCH | UNWATCH => {

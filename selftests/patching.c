@@ -11,7 +11,11 @@
  *
  * resume: Deferral is asked to go on, and all bytes are as they should be, still.
  *
- * Usage: patching sender|resume [MEETINGS]
+ * off: The same as sender with the module's own patching, when it goes off. The
+ * isolated CPU is in the kernel when the bit is set, so that it keeps it when it
+ * goes back to user mode: nothing may be left when all is off.
+ *
+ * Usage: patching sender|resume|off [MEETINGS]
  *
  * Ends when something stale was read. The line '# meetings=...' is for the
  * negative controls.
@@ -135,6 +139,63 @@ static bool meet(struct spinner *spinner, int patcher_cpu, bool is_sender)
 	return set_stage(DFLUSH_STAGE_IDLE) == DFLUSH_STAGE_SWAPPED;
 }
 
+/* So long the CPU stays in the kernel: until the wrapper has gone, and no longer. */
+#define BUSY_MICROSECONDS 300000
+
+/* Switches off while a sender is held between its looks. */
+static void switch_off(struct spinner *spinner)
+{
+	struct dflush_request about = {
+		.count = housekeeping_cpu() + 1, .address = find_symbol("flush_tlb_kernel_range"),
+	};
+
+	if (try_request(DFLUSH_NR_TRACE_AT_MEETING, &about))
+		_exit(1);
+	give_order(spinner, ORDER_BUSY, BUSY_MICROSECONDS);
+	pause_microseconds(1000);
+	write_mode("off");
+	_exit(0);
+}
+
+static bool meet_going_off(struct spinner *spinner, int patcher_cpu)
+{
+	double limit = now() + PATIENCE;
+	pid_t patcher;
+	int status;
+
+	set_stage(DFLUSH_STAGE_IDLE);
+	/* Nothing pending. */
+	obey(spinner, ORDER_READ, 0);
+	patcher = start_child(patcher_cpu);
+	if (!patcher)
+		switch_off(spinner);
+	while (report(spinner->cpu).stage != DFLUSH_STAGE_WAITS && now() < limit)
+		;
+	swap_area(1);
+	if (waitpid(patcher, &status, 0) != patcher || status)
+		fail("cannot switch off");
+	wait_done(spinner);
+	return set_stage(DFLUSH_STAGE_IDLE) == DFLUSH_STAGE_SWAPPED;
+}
+
+static void test_off(struct spinner *spinner, int patcher_cpu, long wanted)
+{
+	long meetings = 0, left = 0, rounds;
+
+	watch(DFLUSH_WATCH_FTRACE, "flush_tlb_kernel_range");
+	for (rounds = 0; rounds < wanted && !left; rounds++) {
+		meetings += meet_going_off(spinner, patcher_cpu);
+		left += !!cpu_row(spinner->cpu).word;
+		write_mode("on");
+		if (!is_on())
+			fail("cannot be switched on again");
+	}
+	unwatch(DFLUSH_WATCH_FTRACE);
+	ksft_print_msg("meetings=%ld rounds=%ld left=%ld\n", meetings, rounds, left);
+	ksft_test_result(meetings, "patching: a sender that meets going off\n");
+	ksft_test_result(!left, "patching: nothing is left pending when a sender meets going off\n");
+}
+
 int main(int argc, char **argv)
 {
 	struct cpu_list cpus = nohz_full_cpus();
@@ -149,12 +210,13 @@ int main(int argc, char **argv)
 		is_sender ? "patching: suspended after a sender met it" :
 			    "patching: suspended after a resume met it",
 	};
+	bool is_off = argc > 1 && !strcmp(argv[1], "off");
 	struct spinner spinner;
 
 	ksft_print_header();
-	ksft_set_plan(3);
+	ksft_set_plan(is_off ? 2 : 3);
 	if (cpus.count < 2) {
-		for (int i = 0; i < 3; i++)
+		for (int i = 0; i < (is_off ? 2 : 3); i++)
 			ksft_test_result_skip("%s: needs two isolated CPUs\n", names[i]);
 		ksft_finished();
 	}
@@ -167,6 +229,12 @@ int main(int argc, char **argv)
 	if (!is_on())
 		fail("cannot be switched on again");
 	spinner = start_spinner(cpus.cpu[0]);
+	if (is_off) {
+		test_off(&spinner, cpus.cpu[1], wanted);
+		stop_spinner(&spinner);
+		unwatch(DFLUSH_WATCH_PATCHER);
+		ksft_finished();
+	}
 	for (rounds = 0; rounds < wanted && !stale; rounds++) {
 		struct dflush_request seen;
 

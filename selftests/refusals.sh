@@ -47,7 +47,7 @@ probe_offset() {
 
 EINVAL=22 EBUSY=16
 
-begin 10
+begin 15
 check "refusal: parameter out of range" is_refused_cleanly $EINVAL mode=3
 check "refusal: another IPMODIFY user of flush_tlb_kernel_range" \
 	with_watcher ipmodify flush_tlb_kernel_range 0 is_refused_cleanly $EBUSY
@@ -75,4 +75,32 @@ loads_and_unloads() {
 check "refusal: none with a tracer on unwatched code" \
 	with_watcher ftrace vfs_read 0 loads_and_unloads
 check "refusal: none after all that" loads_and_unloads
+
+# The other way round: who comes later than the module is refused by the kernel,
+# and deferral goes on.
+kernel_refuses() {
+	local status=0
+	dflush watch "$1" "$2" || status=$?
+	[ "$status" -ne 0 ] || dflush unwatch "$1"
+	note "$1 on $2: errno $status, state $(state_of)"
+	[ "$status" -eq "$EBUSY" ] && [ "$(state_of)" = on ]
+}
+
+# Other errors than EOPNOTSUPP would mean something else went wrong.
+ftrace_stays_enabled() {
+	refused_with "Operation not supported" /proc/sys/kernel/ftrace_enabled 0 &&
+		[ "$(cat /proc/sys/kernel/ftrace_enabled)" -eq 1 ] && defers "$NOHZ_FULL"
+}
+
+load_module
+check "refusal: while on, of a direct call of vtime_user_exit, as of BPF fentry" \
+	kernel_refuses direct vtime_user_exit
+check "refusal: while on, of an IPMODIFY user of vtime_user_exit, as of a livepatch" \
+	kernel_refuses ipmodify vtime_user_exit
+check "refusal: while on, of an IPMODIFY user of flush_tlb_kernel_range" \
+	kernel_refuses ipmodify flush_tlb_kernel_range
+check "refusal: while on, of a direct call of flush_tlb_kernel_range" \
+	kernel_refuses direct flush_tlb_kernel_range
+check "refusal: while on, of kernel.ftrace_enabled=0" ftrace_stays_enabled
+unload_module
 ktap_finished
