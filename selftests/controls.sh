@@ -133,13 +133,27 @@ no_watch() {
 		return 1
 	fi
 	with_variant no_watch tracers -k own-kprobe -f sched_clock
-	fails_with 'tracers: own-kprobe suspends'
+	fails_with 'tracers: own-kprobe suspends' || return 1
+	with_script no_watch kgdb.sh
+	fails_with 'kgdb: on watched code it blocks'
 }
 
 # Deferral goes on while the watched code is about to be changed.
 hasty_resume() {
 	with_variant hasty_resume patching resume 5
 	fails_with 'patching: the tracer reads nothing stale when a resume' && has_line '^# meetings=[1-9].* stale=[1-9]'
+}
+
+# Nobody is interrupted when going off.
+no_off_drain() {
+	with_script no_off_drain modes.sh
+	fails_with 'modes: off drains'
+}
+
+# What a slow sender leaves behind stays.
+no_second_drain() {
+	with_variant no_second_drain patching off 20
+	fails_with 'patching: nothing is left pending' && has_line '^# meetings=[1-9].* left=1'
 }
 
 # An idle CPU is woken without passing the receiver.
@@ -161,7 +175,8 @@ no_breakpoint_check() {
 }
 
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
-	no_first_check no_block_recheck no_drain no_watch hasty_resume idle_is_quiet no_stale_timer
+	no_first_check no_block_recheck no_drain no_watch hasty_resume no_off_drain no_second_drain
+	idle_is_quiet no_stale_timer
 	no_breakpoint_check)
 
 # What follows the end of the text, or of the page, is ignored.
