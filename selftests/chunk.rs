@@ -71,7 +71,6 @@ fn watch_chunk(base: usize, live: i64) {
     BASE.store(base, SeqCst);
 }
 
-#[expect(clippy::too_many_arguments, reason = "the tracepoint's signature")]
 extern "C" fn on_allocate(
     _data: *mut c_void,
     _call_site: c_ulong,
@@ -262,8 +261,7 @@ impl Held {
             page,
             address,
             // SAFETY: Reading an integer that is constant after boot.
-            words: (unsafe { bindings::page_offset_base } as usize + number as usize * PAGE_SIZE)
-                as *mut u64,
+            words: (unsafe { bindings::page_offset_base } + number * PAGE_SIZE) as *mut u64,
         };
         held.count().fetch_add(1, SeqCst);
         Ok(held)
@@ -406,7 +404,7 @@ impl Chunks {
     /// The areas that others have taken from the chunk since, as addresses for a CPU.
     fn areas(cpu: u32) -> impl Iterator<Item = (usize, usize)> {
         // SAFETY: The array has an entry for each possible CPU, checked by the caller.
-        let offset = unsafe { bindings::__per_cpu_offset[cpu as usize] } as usize;
+        let offset = unsafe { bindings::__per_cpu_offset[cpu as usize] };
         RECORDS
             .iter()
             .take(RECORDED.load(SeqCst))
@@ -481,10 +479,8 @@ impl Chunks {
                     break;
                 }
                 // SAFETY: Within an area that is in use, by this CPU's own translations.
-                words.push(
-                    unsafe { (address as *const u64).read_volatile() },
-                    GFP_KERNEL,
-                )?;
+                let word = unsafe { (address as *const u64).read_volatile() };
+                words.push(word, GFP_KERNEL)?;
             }
         }
         for (new, old) in words.iter().zip(self.words.iter()) {

@@ -264,7 +264,9 @@ fn flush(kind: u64) -> Result {
                 let huge = bindings::vmalloc_huge_node_noprof(LARGE / 2, gfp, -1);
                 bindings::vfree(huge);
             }
-            bindings::dflush_flush_DFLUSH_FLUSH_LAZY => bindings::vfree(bindings::vmalloc_noprof(SMALL)),
+            bindings::dflush_flush_DFLUSH_FLUSH_LAZY => {
+                bindings::vfree(bindings::vmalloc_noprof(SMALL))
+            }
             bindings::dflush_flush_DFLUSH_FLUSH_GIGABYTE => pagetables::replace_middle_table()?,
             _ => return Err(EINVAL),
         }

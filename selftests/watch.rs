@@ -48,7 +48,7 @@ extern "C" fn patches(
 ) {
     // SAFETY: ftrace saved the arguments of __text_poke(func, addr, src, len).
     let address = unsafe { (*regs.cast::<bindings::__arch_ftrace_regs>()).regs.si };
-    probes::comes_to_write(address as usize);
+    probes::comes_to_write(address);
 }
 
 extern "C" fn redirected(
