@@ -10,6 +10,7 @@
  *   dflush hold CPUS             spin on CPUS, print 'ready', until standard input ends
  *   dflush watch ftrace|kprobe|ipmodify|direct|copy SYMBOL [OFFSET]
  *   dflush unwatch KIND
+ *   dflush owe CPU               let an offline CPU owe a flush
  *   dflush memory report|on|refuse|off   look when memory goes offline; prints
  *                                'WINDOWS BEFORE AT_START INSIDE AFTER', see dflush_test.h
  *   dflush load FILE [PARAMETERS]
@@ -263,6 +264,12 @@ int main(int argc, char **argv)
 		return hold(parse_cpus(argv[2]));
 	if (!strcmp(what, "flush") && argc == 4)
 		return flush(argv[2], atol(argv[3]));
+	if (!strcmp(what, "owe") && argc == 3) {
+		struct dflush_request about = { .cpu = atoi(argv[2]) };
+
+		find_word();
+		return -try_request(DFLUSH_NR_OWE, &about);
+	}
 	if (!strcmp(what, "memory") && argc == 3)
 		return memory(argv[2]);
 	if (!strcmp(what, "call") && argc == 3 && !strcmp(argv[2], "ftrace_kill"))

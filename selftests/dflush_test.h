@@ -79,6 +79,7 @@ enum dflush_command {
 	DFLUSH_NR_WATCH,	/* a tracer that is there gets one more function */
 	DFLUSH_NR_UNWATCH,
 	DFLUSH_NR_READ_AT_MEETING,	/* READ_ON when a sender has looked at the CPU */
+	DFLUSH_NR_OWE,		/* set PENDING for a CPU that is offline */
 	DFLUSH_NR_MEMORY,	/* look when memory goes offline; count: enum dflush_look */
 	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
 	DFLUSH_NR_TRACE_AT_MEETING,	/* the tracer gets one more function, see below */

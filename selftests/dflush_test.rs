@@ -302,6 +302,7 @@ const FLUSH: u32 = command(bindings::dflush_command_DFLUSH_NR_FLUSH);
 const WATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_WATCH);
 const UNWATCH: u32 = command(bindings::dflush_command_DFLUSH_NR_UNWATCH);
 const READ_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_READ_AT_MEETING);
+const OWE: u32 = command(bindings::dflush_command_DFLUSH_NR_OWE);
 const MEMORY: u32 = command(bindings::dflush_command_DFLUSH_NR_MEMORY);
 const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
 const TRACE_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_TRACE_AT_MEETING);
@@ -486,6 +487,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
             state.timer = Some(Timer::start(request.microseconds)?);
         }
         FLUSH => flush(request.count)?,
+        OWE => probes::owe(request.cpu)?,
         MEMORY => memory(request)?,
         TRACE_AT_MEETING => trace_at_meeting(request)?,
         CALL => call(request)?,

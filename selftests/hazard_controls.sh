@@ -7,7 +7,8 @@
 # Run by controls.sh.
 # shellcheck disable=SC2034
 hazard_controls=(any_caller any_range no_nmi_flush nmi_not_first nmi_is_quiet nmi_pending_only
-	slow_exchange no_memory_block)
+	slow_exchange no_memory_block no_mce_drain no_offline_reset guest_is_quiet
+	no_entry_flush_ldt)
 
 # A page table is freed while a CPU in user mode may still have it cached.
 any_caller() {
@@ -58,4 +59,28 @@ slow_exchange() {
 no_memory_block() {
 	with_variant no_memory_block memory.sh
 	fails_with 'memory: drained at its start' && fails_with 'memory: nothing is deferred meanwhile'
+}
+
+# A machine-check event leaves what is owed.
+no_mce_drain() {
+	with_variant no_mce_drain mce.sh
+	fails_with 'mce: a reported event drains' && has_line '^# CPUs that owed a flush: [1-9].*, drained: 0'
+}
+
+# Words of CPUs that are offline stay as they are.
+no_offline_reset() {
+	with_variant no_offline_reset hotplug.sh leftover
+	fails_with 'hotplug: what an offline CPU owes is forgotten at off'
+}
+
+# A CPU in guest mode comes back without passing the receiver.
+guest_is_quiet() {
+	with_variant guest_is_quiet kvm.sh
+	fails_with 'kvm: a CPU in guest mode is interrupted' && has_line '^# swaps=.* deferred=[1-9]'
+}
+
+# The processor reads an old descriptor table in user mode.
+no_entry_flush_ldt() {
+	with_variant no_entry_flush ldt
+	fails_with 'ldt: a table in vmalloc is never an old one'
 }

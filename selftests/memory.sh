@@ -4,6 +4,7 @@
 # Memory going offline: pending CPUs are drained, and deferral goes on afterwards.
 
 . "$(dirname "$0")/functions.sh"
+. "$(dirname "$0")/monitor.sh"
 
 MEMORY=/sys/devices/system/memory
 
@@ -42,7 +43,31 @@ is_cancelled() {
 	! take_offline >/dev/null && looks_right drained && looks_right blocked && looks_right resumed
 }
 
-begin 8
+count_blocks() {
+	find "$MEMORY" -maxdepth 1 -name 'memory[0-9]*' | wc -l
+}
+
+has_blocks() {
+	[ "$(count_blocks)" -eq "$1" ]
+}
+
+# A DIMM is plugged in, its memory comes online, CPUs owe a flush, and it is
+# unplugged, which takes its blocks offline.
+dimm_comes_and_goes() {
+	local blocks result=0
+	blocks=$(count_blocks)
+	echo online_movable >"$MEMORY/auto_online_blocks"
+	monitor "object_add memory-backend-ram,id=dimm-memory,size=256M"
+	monitor "device_add pc-dimm,id=dimm,memdev=dimm-memory"
+	wait_until has_blocks $((blocks + 2)) || result=1
+	dflush memory on >/dev/null
+	dflush flush aliases 3
+	monitor "device_del dimm"
+	wait_until has_blocks "$blocks" || result=1
+	looks_right drained && looks_right blocked && looks_right resumed && return "$result"
+}
+
+begin 9
 load_module
 hold_cpus "$NOHZ_FULL"
 dflush memory on >/dev/null
@@ -50,7 +75,7 @@ dflush flush aliases 3
 if ! block=$(take_offline); then
 	release_cpus
 	for name in "drained at its start" "nothing is deferred meanwhile" "deferral resumes at its end" \
-		"nothing owed afterwards" "cancelled" "deferral goes on" "back online" "counters add up"; do
+		"cancelled" "a DIMM is unplugged" "nothing owed afterwards" "deferral goes on" "back online" "counters add up"; do
 		ktap_test_skip "memory: $name: no block can go offline here"
 	done
 	unload_module
@@ -61,6 +86,11 @@ check "memory: drained at its start" looks_right drained
 check "memory: nothing is deferred meanwhile" looks_right blocked
 check "memory: deferral resumes at its end" looks_right resumed
 check "memory: cancelled" is_cancelled
+if monitor_port >/dev/null; then
+	check "memory: a DIMM is unplugged" dimm_comes_and_goes
+else
+	ktap_test_skip "memory: a DIMM is unplugged: no monitor in this machine"
+fi
 dflush memory off >/dev/null
 release_cpus
 check "memory: nothing owed afterwards" words_are_zero

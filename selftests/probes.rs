@@ -253,6 +253,27 @@ fn wait_for_swap(generation: u64) {
     }
 }
 
+/// Sets PENDING for a CPU that is offline, as a sender does that has raced with its last entry.
+pub(crate) fn owe(cpu: u32) -> Result {
+    let address = WORD.load(SeqCst);
+    // SAFETY: Constant after boot.
+    let cpus = unsafe { bindings::nr_cpu_ids };
+    // SAFETY: Reading a mask that changes only when CPUs come and go.
+    let online = unsafe { bindings::__cpu_online_mask };
+    let bits = online.bits.get(cpu as usize / 64).ok_or(EINVAL)?;
+    if cpu >= cpus || address == 0 || bits & (1 << (cpu % 64)) != 0 {
+        return Err(EINVAL);
+    }
+    // SAFETY: The module under test is loaded, and this is the word of a possible CPU, which
+    // everybody accesses by atomic operations.
+    let word = unsafe {
+        let offset = bindings::__per_cpu_offset[cpu as usize] as usize;
+        AtomicU32::from_ptr(address.wrapping_add(offset) as *mut u32)
+    };
+    word.fetch_or(PENDING, SeqCst);
+    Ok(())
+}
+
 /// How many CPUs owe a flush.
 pub(crate) fn owing() -> u64 {
     // SAFETY: Constant after boot.
