@@ -88,9 +88,8 @@ fn tracks_indirect_branches() -> bool {
 unsafe fn call(target: &AtomicUsize, first: usize, second: usize) {
     // SAFETY: By this function's contract. Arguments in excess are ignored.
     unsafe {
-        let target = core::mem::transmute::<usize, unsafe extern "C" fn(usize, usize)>(
-            target.load(SeqCst),
-        );
+        let target =
+            core::mem::transmute::<usize, unsafe extern "C" fn(usize, usize)>(target.load(SeqCst));
         target(first, second);
     }
 }
@@ -112,16 +111,12 @@ pub(crate) unsafe extern "C" fn copied_pmd_free_pte_page(entry: *mut u64, addres
     // changes; the kernel's array of pages has a description of it.
     unsafe {
         let frame = ((*entry & ADDRESS) / PAGE_SIZE as u64) as usize;
-        let page = bindings::vmemmap_base as usize + frame * page_size;
+        let page = bindings::vmemmap_base + frame * page_size;
         entry.write_volatile(0);
         call(&FLUSH, address, address + PAGE_SIZE - 1);
         let page = page as *mut bindings::page;
         (*page).__bindgen_anon_2.page_type = u32::MAX;
-        bindings::lruvec_stat_mod_folio(
-            page.cast(),
-            bindings::node_stat_item_NR_PAGETABLE,
-            -1,
-        );
+        bindings::lruvec_stat_mod_folio(page.cast(), bindings::node_stat_item_NR_PAGETABLE, -1);
         let flags = page.byte_add(offset_of!(bindings::page, flags)).cast();
         AtomicU8::from_ptr(flags).fetch_and(!IS_KERNEL, SeqCst);
         call(&FREE, page as usize, 0);

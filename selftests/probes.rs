@@ -267,7 +267,7 @@ pub(crate) fn owe(cpu: u32) -> Result {
     // SAFETY: The module under test is loaded, and this is the word of a possible CPU, which
     // everybody accesses by atomic operations.
     let word = unsafe {
-        let offset = bindings::__per_cpu_offset[cpu as usize] as usize;
+        let offset = bindings::__per_cpu_offset[cpu as usize];
         AtomicU32::from_ptr(address.wrapping_add(offset) as *mut u32)
     };
     word.fetch_or(PENDING, SeqCst);
