@@ -26,20 +26,20 @@ any_range() {
 
 # Another NMI handler reads what was replaced.
 no_nmi_flush() {
-	with_variant no_nmi_flush nmi 5 0
+	with_variant no_nmi_flush nmi 2 0
 	fails_with 'nmi: flushed before another handler reads, interrupts' &&
 		has_line '^# interrupts: .* flushes=0 stale=[1-9]' && has_line '^# sysrq-l: .* flushes=0 stale=[1-9]'
 }
 
 nmi_not_first() {
-	with_variant nmi_not_first nmi 5 0
+	with_variant nmi_not_first nmi 2 0
 	fails_with 'nmi: flushed before another handler reads, interrupts' &&
 		has_line '^# interrupts: .* flushes=[1-9].* stale=[1-9]'
 }
 
 # A sender does not interrupt a CPU on which an NMI runs.
 nmi_is_quiet() {
-	with_variant nmi_is_quiet nmi 5 0
+	with_variant nmi_is_quiet nmi 2 0
 	fails_with 'nmi: a flush is not deferred while one runs' &&
 		has_line '^# during: .* returned=[1-9].* stale=[1-9]'
 }
@@ -57,7 +57,7 @@ slow_exchange() {
 
 # Flushes are deferred while memory goes offline.
 no_memory_block() {
-	with_variant no_memory_block memory.sh
+	with_variant no_memory_block memory.sh brief
 	fails_with 'memory: drained at its start' && fails_with 'memory: nothing is deferred meanwhile'
 }
 

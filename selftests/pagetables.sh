@@ -8,7 +8,7 @@
 . "$(dirname "$0")/functions.sh"
 . "$(dirname "$0")/trace.sh"
 
-ROUNDS=4
+ROUNDS=3
 
 # Each round leaves a deferred flush behind before the page table is freed.
 interrupts_before_free() {
