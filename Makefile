@@ -9,7 +9,7 @@ FLAVOUR ?= amd64
 
 # Test-only builds; see Kbuild and Documentation/testing.rst.
 VARIANTS := no_entry_flush receiver_on_tracepoint slow_sender no_recheck no_first_check \
-	flush_before_exchange slow_exchange no_drain no_watch no_breakpoint_check slow_poke hasty_resume no_block_recheck \
+	flush_before_exchange slow_exchange no_drain no_watch blind_watch no_breakpoint_check slow_poke hasty_resume no_block_recheck \
 	idle_is_quiet nmi_is_quiet guest_is_quiet no_nmi_flush nmi_pending_only nmi_not_first \
 	any_caller any_range no_memory_block no_mce_drain no_stale_timer \
 	no_off_drain no_second_drain no_offline_reset unconditional

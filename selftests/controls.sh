@@ -138,6 +138,11 @@ no_watch() {
 	fails_with 'kgdb: on watched code it blocks'
 }
 
+# The watch sees nothing, not even the receiver's installation: no such file.
+blind_watch() {
+	[ "$(DFLUSH_MODULE=$DFLUSH_VARIANTS/blind_watch/deferred_flush.ko load_status "")" -eq 2 ] && ! is_loaded
+}
+
 # Deferral goes on while the watched code is about to be changed.
 hasty_resume() {
 	with_variant hasty_resume patching resume 5
@@ -175,7 +180,7 @@ no_breakpoint_check() {
 }
 
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
-	no_first_check no_block_recheck no_drain no_watch hasty_resume no_off_drain no_second_drain
+	no_first_check no_block_recheck no_drain no_watch blind_watch hasty_resume no_off_drain no_second_drain
 	idle_is_quiet no_stale_timer
 	no_breakpoint_check)
 
@@ -202,6 +207,7 @@ for variant in "$@"; do
 	slow_exchange) check "control: $variant, the good twin of nmi_pending_only, passes" "$variant" ;;
 	slow_sender) check "control: $variant, the good twin of no_recheck and no_block_recheck, passes" "$variant" ;;
 	no_first_check) check "control: $variant, the good twin of flush_before_exchange, passes" "$variant" ;;
+	blind_watch) check "control: $variant is not loaded" "$variant" ;;
 	*) check "control: $variant is caught" "$variant" ;;
 	esac
 done
