@@ -158,17 +158,16 @@ impl Drop for Hook {
             Kind::Function => unsafe { bindings::unregister_ftrace_function(raw) },
             // SAFETY: registered by the invariant, with this trampoline.
             Kind::Direct { trampoline } => unsafe {
-                bindings::unregister_ftrace_direct(raw, trampoline as c_ulong, true)
+                bindings::unregister_ftrace_direct(raw, trampoline as c_ulong, false)
             },
         };
         if let Err(error) = to_result(result) {
             mark_stuck(self.name, error);
             return;
         }
-        if matches!(self.kind, Kind::Function) {
-            // SAFETY: unregistered; unregister_ftrace_direct() frees the filter itself.
-            unsafe { bindings::ftrace_free_filter(raw) };
-        }
+        // SAFETY: unregistered. unregister_ftrace_direct() was told to leave the filter, which it
+        // would free even where it fails.
+        unsafe { bindings::ftrace_free_filter(raw) };
         // ftrace has waited, as for all ops of a module: every CPU has scheduled, so none is in a
         // trampoline with interrupts off, and no task is preempted in one (ftrace_shutdown()).
         self.ops.claimed.store(false, SeqCst);
