@@ -46,7 +46,9 @@ is_on_and_defers() {
 	[ "$(state_of)" = on ] && defers "$NOHZ_FULL"
 }
 
-levels=("freeze freezer" "freeze devices" "mem devices" "mem processors" "mem core" "disk freezer" "disk processors")
+# Deeper levels stop virtio devices, and the kernel's 9p, on which this machine's
+# root lies, does not start again. CPUs that go are the matter of hotplug.sh.
+levels=("freeze freezer" "mem freezer" "disk freezer")
 begin $((${#levels[@]} * 3))
 # Seconds that each test lasts.
 delay=/sys/module/suspend/parameters/pm_test_delay
