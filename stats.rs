@@ -96,7 +96,7 @@ impl Slot {
 /// The kernel's tick count.
 fn jiffies() -> usize {
     // SAFETY: there since boot; another CPU writes it, hence volatile.
-    unsafe { (&raw const bindings::jiffies).read_volatile() as usize }
+    unsafe { (&raw const bindings::jiffies).read_volatile() }
 }
 
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(core::ptr::null_mut());

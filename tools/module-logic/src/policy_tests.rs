@@ -246,12 +246,30 @@ fn modes_are_read_exactly() {
 
 #[test]
 fn the_stale_limit_is_read_exactly() {
-    for (text, value) in [("0", 0), ("1\n", 1), ("007", 7), ("86400000\n", MAX_STALE_MS)] {
+    for (text, value) in [
+        ("0", 0),
+        ("1\n", 1),
+        ("007", 7),
+        ("86400000\n", MAX_STALE_MS),
+    ] {
         assert_eq!(parse_max_stale(text.as_bytes()), Some(value), "{text:?}");
     }
     for text in [
-        "", "\n", "1\n\n", " 1", "1 ", "-1", "+1", "0x10", "1.5", "1k", "86400001", "999999999",
-        "4294967296", "0000000001", "1\0",
+        "",
+        "\n",
+        "1\n\n",
+        " 1",
+        "1 ",
+        "-1",
+        "+1",
+        "0x10",
+        "1.5",
+        "1k",
+        "86400001",
+        "999999999",
+        "4294967296",
+        "0000000001",
+        "1\0",
     ] {
         assert_eq!(parse_max_stale(text.as_bytes()), None, "{text:?}");
     }
