@@ -153,12 +153,6 @@ no_off_drain() {
 	fails_with 'modes: off drains'
 }
 
-# What a slow sender leaves behind stays.
-no_second_drain() {
-	with_variant no_second_drain patching off 20
-	fails_with 'patching: nothing is left pending' && has_line '^# meetings=[1-9].* left=1'
-}
-
 # An idle CPU is woken without passing the receiver.
 idle_is_quiet() {
 	with_variant idle_is_quiet remote
@@ -178,7 +172,7 @@ no_breakpoint_check() {
 }
 
 all=(no_entry_flush receiver_on_tracepoint no_recheck slow_sender flush_before_exchange
-	no_first_check no_block_recheck no_drain no_watch blind_watch hasty_resume no_off_drain no_second_drain
+	no_first_check no_block_recheck no_drain no_watch blind_watch hasty_resume no_off_drain
 	idle_is_quiet no_stale_timer
 	no_breakpoint_check)
 
