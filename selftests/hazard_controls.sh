@@ -7,8 +7,7 @@
 # Run by controls.sh.
 # shellcheck disable=SC2034
 hazard_controls=(any_caller any_range no_nmi_flush nmi_not_first nmi_is_quiet nmi_pending_only
-	slow_exchange no_memory_block no_mce_drain no_offline_reset guest_is_quiet
-	no_entry_flush_ldt)
+	slow_exchange no_memory_block no_mce_drain no_offline_reset guest_is_quiet)
 
 # A page table is freed while a CPU in user mode may still have it cached.
 any_caller() {
@@ -77,10 +76,4 @@ no_offline_reset() {
 guest_is_quiet() {
 	with_variant guest_is_quiet kvm.sh
 	fails_with 'kvm: a CPU in guest mode is interrupted' && has_line '^# swaps=.* deferred=[1-9]'
-}
-
-# The processor reads an old descriptor table in user mode.
-no_entry_flush_ldt() {
-	with_variant no_entry_flush ldt
-	fails_with 'ldt: a table in vmalloc is never an old one'
 }
