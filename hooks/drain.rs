@@ -47,9 +47,9 @@ pub(crate) unsafe extern "C" fn flush_if_owed(_info: *mut c_void) {
 
 /// Interrupts every online CPU that owes a flush and waits until it has run.
 ///
-/// For nothing to be owed afterwards, the caller blocks deferral first. A CPU that is interrupted in kernel mode never passes the
-/// receiver, so the handler does all of its work. Takes no lock and does not sleep, but waits:
-/// interrupts must be on.
+/// For nothing to be owed afterwards, the caller blocks deferral first. A CPU that is interrupted in
+/// kernel mode never passes the receiver, so the handler does all of its work. Takes no lock and
+/// does not sleep, but waits: interrupts must be on.
 pub(crate) fn drain_online() {
     // SAFETY: both callbacks match the prototypes, use no argument, and do not sleep.
     unsafe {

@@ -224,7 +224,7 @@ fn send_vector(cpu: u32, vector: u32) -> Result {
     let word = cpu as usize / 64;
     // SAFETY: All zeroes is the empty mask.
     let mut mask = unsafe { core::mem::zeroed::<bindings::cpumask>() };
-    // SAFETY: Reading a mask that changes only when CPUs come and go, which no test does.
+    // SAFETY: A copy of a static mask. A CPU may go right after, and then gets no interrupt.
     let online = unsafe { bindings::__cpu_online_mask };
     if online.bits.get(word).ok_or(EINVAL)? & (1 << (cpu % 64)) == 0 {
         return Err(ENXIO);
