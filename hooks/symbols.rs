@@ -333,6 +333,10 @@ fn before_nmi_handler() -> Result<KVec<Range>> {
             }
         }
     }
+    // What hwlat and osnoise have called there on each NMI reads this clock, and calls no more.
+    if cfg!(any(CONFIG_HWLAT_TRACER, CONFIG_OSNOISE_TRACER)) {
+        add(&mut watched, function(c"trace_clock_local")?)?;
+    }
     if watched.len() > MAX_WATCHED {
         pr_err!("the NMI code calls too many functions here: kernel not supported\n");
         return Err(ENOENT);

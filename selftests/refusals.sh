@@ -47,7 +47,16 @@ probe_offset() {
 
 EINVAL=22 EBUSY=16
 
-begin 15
+# Tracers that time NMIs, which not every kernel has.
+times_nmis() {
+	grep -qE ' trace_(hwlat|osnoise)_callback$' /proc/kallsyms
+}
+
+if times_nmis; then
+	begin 16
+else
+	begin 15
+fi
 check "refusal: parameter out of range" is_refused_cleanly $EINVAL mode=3
 check "refusal: another IPMODIFY user of flush_tlb_kernel_range" \
 	with_watcher ipmodify flush_tlb_kernel_range 0 is_refused_cleanly $EBUSY
@@ -64,6 +73,10 @@ check "refusal: a kprobe inside __rcu_read_lock" \
 # It runs before the first NMI handler and cannot be traced, but probed.
 check "refusal: a kprobe on sched_clock" \
 	with_watcher kprobe sched_clock 0 is_refused_cleanly $EBUSY
+if times_nmis; then
+	check "refusal: a kprobe on trace_clock_local" \
+		with_watcher kprobe trace_clock_local 0 is_refused_cleanly $EBUSY
+fi
 
 # A tracer elsewhere is nobody's business, and afterwards everything works.
 loads_and_unloads() {
