@@ -157,63 +157,6 @@ bool is_on(void)
 	return !strcmp(read_file(STATE_FILE), "on\n");
 }
 
-void find_word(void)
-{
-	struct dflush_request set = { 0 };
-	char name[128], line[512];
-	FILE *symbols = fopen("/proc/kallsyms", "re");
-
-	if (!symbols)
-		fail("/proc/kallsyms: %s", strerror(errno));
-	while (fgets(line, sizeof(line), symbols)) {
-		unsigned long long address;
-
-		if (strstr(line, "[deferred_flush]") &&
-		    sscanf(line, "%llx %*c %127s", &address, name) == 2 &&
-		    !strcmp(name, "DEFERRED_FLUSH_CPU"))
-			set.address = address;
-	}
-	fclose(symbols);
-	if (!set.address)
-		fail("the module has no symbol DEFERRED_FLUSH_CPU");
-	request(DFLUSH_NR_SET_WORD, &set);
-}
-
-/* One pass for all of them: there are 200,000 lines. */
-void find_symbols(const char *const *wanted, unsigned long *found, int count)
-{
-	char name[128], line[512];
-	unsigned long long address;
-	FILE *symbols = fopen("/proc/kallsyms", "re");
-	int left = count;
-
-	if (!symbols)
-		fail("/proc/kallsyms: %s", strerror(errno));
-	memset(found, 0, count * sizeof(*found));
-	while (left && fgets(line, sizeof(line), symbols)) {
-		for (int i = 0; i < count; i++) {
-			if (found[i] || !strstr(line, wanted[i]) ||
-			    sscanf(line, "%llx %*c %127s", &address, name) != 2 ||
-			    strcmp(name, wanted[i]))
-				continue;
-			found[i] = address;
-			left--;
-		}
-	}
-	fclose(symbols);
-	for (int i = 0; i < count; i++)
-		if (!found[i])
-			fail("the kernel has no symbol %s", wanted[i]);
-}
-
-unsigned long find_symbol(const char *symbol)
-{
-	unsigned long address;
-
-	find_symbols(&symbol, &address, 1);
-	return address;
-}
-
 bool comes_on_again(void)
 {
 	double limit = now() + PATIENCE;

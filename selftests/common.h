@@ -53,6 +53,7 @@ void find_word(void);
 /* Addresses of kernel symbols. */
 void find_symbols(const char *const *wanted, unsigned long *found, int count);
 unsigned long find_symbol(const char *symbol);
+bool kernel_has(const char *symbol);
 
 /* A suspension ends by itself, once its tracer has gone. */
 bool comes_on_again(void);

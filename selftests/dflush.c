@@ -17,7 +17,7 @@
  *   dflush cycle FILE COUNT      load it, check that it is on, switch it off, unload it
  *   dflush call ftrace_kill      what the test module calls in the kernel
  *   dflush call text_poke_kgdb SYMBOL    ... with the function's first byte, unchanged
- *   dflush bytes SYMBOL          print the first 16 bytes of a function's code
+ *   dflush bytes SYMBOL...       print the first 16 bytes of each function's code
  *   dflush peek SYMBOL           print the 8 bytes there, as a number
  *   dflush words CPUS            print 'CPU ADDRESS' of their deferred-flush words
  *
@@ -210,14 +210,17 @@ static void read_kernel(unsigned long address, void *buffer, size_t length)
 	fail("/proc/kcore has no range for %lx", address);
 }
 
-static int bytes(const char *symbol)
+static int bytes(char **symbols, int count)
 {
 	unsigned char code[16];
 
-	read_kernel(find_symbol(symbol), code, sizeof(code));
-	for (size_t byte = 0; byte < sizeof(code); byte++)
-		printf("%02x", code[byte]);
-	printf("\n");
+	for (int i = 0; i < count; i++) {
+		read_kernel(find_symbol(symbols[i]), code, sizeof(code));
+		printf("%s ", symbols[i]);
+		for (size_t byte = 0; byte < sizeof(code); byte++)
+			printf("%02x", code[byte]);
+		printf("\n");
+	}
 	return 0;
 }
 
@@ -249,8 +252,8 @@ int main(int argc, char **argv)
 		return load(argv[2], argc > 3 ? argv[3] : "");
 	if (!strcmp(what, "cycle") && argc == 4)
 		return cycle(argv[2], atol(argv[3]));
-	if (!strcmp(what, "bytes") && argc == 3)
-		return bytes(argv[2]);
+	if (!strcmp(what, "bytes") && argc >= 3)
+		return bytes(argv + 2, argc - 2);
 	if (!strcmp(what, "peek") && argc == 3) {
 		printf("0x%lx\n", peek(find_symbol(argv[2])));
 		return 0;

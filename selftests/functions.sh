@@ -204,12 +204,9 @@ count_errors() {
 # What the module changes in the kernel; taken before it is loaded. One line
 # for each hooked function, kprobe and the first bytes of what it patches.
 fingerprint() {
-	local symbol
 	cut -d' ' -f1 "$TRACING/enabled_functions" | sort
 	cut -d' ' -f3- /sys/kernel/debug/kprobes/list | sort
-	for symbol in flush_tlb_kernel_range vtime_user_exit __text_poke; do
-		echo "$symbol $(dflush bytes "$symbol")"
-	done
+	dflush bytes flush_tlb_kernel_range vtime_user_exit __text_poke
 }
 
 # left_nothing FINGERPRINT: after unloading or a failed load.
