@@ -16,7 +16,11 @@ use kernel::{
         Page,
         PAGE_SIZE, //
     },
-    prelude::*, //
+    prelude::*,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
 };
 
 // Read by probes and handlers in any context, so no lock. The order of these accesses is part of
@@ -90,6 +94,35 @@ pub(crate) fn read() -> Reading {
         }
     }
     reading
+}
+
+/// One more flush that may be deferred, on kernels with KASAN for vmalloc.
+///
+/// There each purge of lazily freed areas ends with a flush of KASAN's shadow, which lies outside
+/// the vmalloc range: every CPU is interrupted, and none owes anything. The flush of a block of
+/// `vm_map_ram()` is no purge, so whoever is in user mode again owes one after it. Where memory is
+/// too short for that nobody does. May sleep.
+pub(crate) fn owe_again() {
+    if cfg!(not(CONFIG_KASAN_VMALLOC)) {
+        return;
+    }
+    // The CPUs that were interrupted need some time to go back to user mode.
+    fsleep(Delta::from_millis(5));
+    let Ok(page) = Page::alloc_page(GFP_KERNEL) else {
+        return;
+    };
+    let mut pages = [page.as_ptr()];
+    // SAFETY: `pages` holds one pointer to a page, which outlives the mapping.
+    let address = unsafe { bindings::vm_map_ram(pages.as_mut_ptr(), 1, -1) };
+    if address.is_null() {
+        return;
+    }
+    // SAFETY: Mapped above, with that size. No translation to the page can have been made: nobody
+    // else knows the address.
+    unsafe {
+        bindings::vm_unmap_ram(address, 1);
+        bindings::vm_unmap_aliases();
+    }
 }
 
 /// Pages that take turns at one address.
@@ -167,6 +200,7 @@ impl Area {
         unsafe { bindings::vunmap(self.base) };
         // SAFETY: May be called in any context that can sleep.
         unsafe { bindings::vm_unmap_aliases() };
+        owe_again();
 
         let old = self.base;
         let mut aside = KVec::with_capacity(ASIDE, GFP_KERNEL)?;

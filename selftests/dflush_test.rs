@@ -247,6 +247,7 @@ fn flush(kind: u64) -> Result {
                 let area = bindings::vmalloc_noprof(SMALL);
                 bindings::vfree(area);
                 bindings::vm_unmap_aliases();
+                area::owe_again();
             }
             bindings::dflush_flush_DFLUSH_FLUSH_VREALLOC => {
                 let area = bindings::vmalloc_noprof(SMALL);

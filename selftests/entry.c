@@ -10,8 +10,13 @@
  * kernel in one way. A probe on the tracepoint user_exit looks at the word and
  * at the pages in that very entry. A round in which the CPU entered the kernel
  * for another reason in between proves nothing and is made again.
+ *
+ * With KASAN for vmalloc each swap itself interrupts every CPU, and the flush that
+ * is owed afterwards is another one (see area.rs). So there nothing can be stale,
+ * and what is seen is only that the entry drains.
  */
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -41,6 +46,8 @@ static const struct kind kinds[] = {
 };
 
 enum verdict { GOOD, BAD, DISTURBED };
+
+static bool swap_interrupts;
 
 static enum verdict bad(const char *what, long long value)
 {
@@ -103,11 +110,14 @@ static enum verdict try_round(struct spinner *spinner, const struct kind *kind, 
 		obey(spinner, ORDER_DROP, 0);
 	if (kind->order == ORDER_TIMER)
 		obey(spinner, ORDER_TIMER, 100000 << (attempt % 5));
+	if (swap_interrupts)
+		swap_area(1);
 	before = cpu_row(cpu);
 	arm(cpu);
-	swap_area(1);
+	if (!swap_interrupts)
+		swap_area(1);
 	pending = cpu_row(cpu);
-	if (pending.deferred != before.deferred + 1 || !(pending.word & 1) ||
+	if (pending.deferred != before.deferred + !swap_interrupts || !(pending.word & 1) ||
 	    report(cpu).probe_hits) {
 		disarm(cpu);
 		return DISTURBED;
@@ -164,6 +174,7 @@ int main(int argc, char **argv)
 	pin_to(housekeeping_cpu());
 	setup_area(PAGES, 4);
 	find_word();
+	swap_interrupts = kernel_has("__kasan_release_vmalloc");
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (skip && strstr(kinds[i].name, skip))
 			ksft_test_result_skip("entry: %s drains: not on this machine\n",
