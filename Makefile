@@ -60,7 +60,7 @@ stress: ## everything at once for MINUTES minutes (default 10); ends with a tabl
 
 .PHONY: test-debug
 test-debug: ## run the tests on two debug kernels, which it builds if need be
-	scripts/test-debug
+	scripts/test-debug $(BRIEF)
 
 .PHONY: bench
 bench: ## count instructions: a system call's round trip, a sender's flush

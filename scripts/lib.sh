@@ -19,6 +19,13 @@ BUILDROOT=$CACHE/buildroot
 # shellcheck disable=SC2034
 SPLATS='WARNING: |KASAN: |UBSAN: |ODEBUG: |kmemleak: [0-9]+ new|pagealloc: |refcount_t: |noinstr|corruption|INFO: (trying|task|rcu|lockdep)|suspicious RCU|locking correctness validator'
 
+# What selftests/stress.sh wants of scripts/vm. The emulator's CPUs share few real
+# ones, so a CPU may be late for long without being stuck: the detectors of that get
+# longer times. hung_task and stuck workers have their own limits.
+# shellcheck disable=SC2034
+STRESS_MACHINE='--memory 3G --append log_buf_len=16M --append rcupdate.rcu_cpu_stall_timeout=300'
+STRESS_MACHINE+=' --append watchdog_thresh=60 --append sysctl.kernel.hung_task_timeout_secs=300'
+
 say() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 }
