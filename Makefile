@@ -14,6 +14,8 @@ VARIANTS := no_entry_flush receiver_on_tracepoint slow_sender no_recheck no_firs
 	any_caller any_range no_memory_block no_mce_drain no_stale_timer \
 	no_off_drain no_second_drain no_offline_reset unconditional
 VARIANTS += lenient_input leaky_input
+VARIANTS += forgets_stuck kgdb_waits no_forced_off ownerless_views late_files open_to_all \
+	any_machine no_tracer_check
 # Only ever built to be refused by scripts/check-noinstr.
 REFUSED_VARIANTS := noinstr_leak panic_path
 

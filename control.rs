@@ -353,6 +353,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        #[cfg(variant = "no_forced_off")]
+        test::leave_hooks();
+        #[cfg(variant = "late_files")]
+        test::wait_for_writers();
         // Nobody can change the mode from here on. Only a forced unload finds hooks installed.
         let control = CONTROL.lock().take();
         if let Some(mut control) = control {
@@ -360,5 +364,26 @@ impl Drop for Running {
                 pr_emerg!("unloaded by force with a hook in place: reboot now\n");
             }
         }
+    }
+}
+
+/// What the test-only variants do when the module goes, before they do what they should: the machine
+/// survives them.
+#[cfg(any(variant = "no_forced_off", variant = "late_files"))]
+mod test {
+    use super::{mode, Mode};
+    use kernel::prelude::*;
+    use kernel::time::{delay::fsleep, Delta};
+
+    /// A forced unload leaves the hooks where they are, until rmmod is killed.
+    pub(super) fn leave_hooks() {
+        while mode() != Mode::Off && !current!().signal_pending() {
+            fsleep(Delta::from_millis(10));
+        }
+    }
+
+    /// Of files that are still there.
+    pub(super) fn wait_for_writers() {
+        fsleep(Delta::from_millis(1000));
     }
 }

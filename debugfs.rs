@@ -29,7 +29,10 @@ impl Operations {
     const fn new(open: Open) -> Self {
         // SAFETY: all-zero is how C makes static `struct file_operations`.
         let mut raw: bindings::file_operations = unsafe { MaybeUninit::zeroed().assume_init() };
-        raw.owner = &raw mut bindings::__this_module;
+        #[cfg(not(variant = "ownerless_views"))]
+        {
+            raw.owner = &raw mut bindings::__this_module;
+        }
         raw.open = Some(open);
         raw.read = Some(bindings::seq_read);
         raw.llseek = Some(bindings::seq_lseek);
@@ -195,12 +198,17 @@ impl Directory {
         let directory = unsafe {
             bindings::debugfs_create_dir(c"deferred_flush".as_char_ptr(), core::ptr::null_mut())
         };
+        let mode = if cfg!(variant = "open_to_all") {
+            0o444
+        } else {
+            0o400
+        };
         for (name, operations) in [(c"summary", &SUMMARY), (c"cpus", &CPUS)] {
             // SAFETY: the operations are statics; their owner is pinned while a file is open.
             unsafe {
                 bindings::debugfs_create_file_full(
                     name.as_char_ptr(),
-                    0o400,
+                    mode,
                     directory,
                     core::ptr::null_mut(),
                     core::ptr::null(),

@@ -43,9 +43,12 @@ module! {
 /// The loaded module. Fields are dropped in this order: first nobody can ask for anything any more,
 /// then the hooks go, then what they count in.
 struct DeferredFlush {
+    #[cfg(not(variant = "late_files"))]
     _sysfs: Option<sysfs::Directory>,
     _debugfs: debugfs::Directory,
     _running: control::Running,
+    #[cfg(variant = "late_files")]
+    _sysfs: Option<sysfs::Directory>,
     _slots: stats::Slots,
 }
 

@@ -27,7 +27,7 @@ static STUCK: AtomicBool = AtomicBool::new(false);
 
 /// Records that a hook could not be removed.
 pub(crate) fn mark_stuck(what: &CStr, error: Error) {
-    STUCK.store(true, Relaxed);
+    STUCK.store(cfg!(not(variant = "forgets_stuck")), Relaxed);
     pr_err!(
         "cannot unhook {}: {}; the module stays in memory until the next boot\n",
         what,

@@ -56,6 +56,9 @@ pub(crate) fn check() -> Result {
     let Some(refusal) = machine.refusal() else {
         return Ok(());
     };
+    if cfg!(variant = "any_machine") {
+        return Ok(());
+    }
     pr_err!("{}\n", refusal.message());
     Err(match refusal {
         Refusal::NoIsolatedCpu => ENODEV,

