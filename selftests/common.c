@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/futex.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -402,6 +403,11 @@ static int carry_out(struct spinner_line *line, enum order order, uint64_t argum
 				    &reading);
 		add_reading(line, &reading);
 		return error;
+	case ORDER_SLEEP:
+		/* One system call: whoever comes back on the way passes the receiver. */
+		if (!__atomic_load_n(&line->stop, __ATOMIC_ACQUIRE))
+			syscall(SYS_futex, &line->stop, FUTEX_WAIT, 0, NULL, NULL, 0);
+		return 0;
 	case ORDER_SYSCALL:
 		syscall(SYS_getppid);
 		return 0;
@@ -554,6 +560,13 @@ void wait_done(struct spinner *spinner)
 	if (spinner->line->error)
 		fail("the spinner on CPU %d failed: %s", spinner->cpu,
 		     strerror(-spinner->line->error));
+}
+
+void wake_spinner(struct spinner *spinner)
+{
+	__atomic_store_n(&spinner->line->stop, 1, __ATOMIC_RELEASE);
+	syscall(SYS_futex, &spinner->line->stop, FUTEX_WAKE, 1, NULL, NULL, 0);
+	wait_done(spinner);
 }
 
 void obey(struct spinner *spinner, enum order order, uint64_t argument)

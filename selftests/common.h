@@ -101,6 +101,8 @@ struct spinner start_spinner32(int cpu);
 void give_order(struct spinner *spinner, enum order order, uint64_t argument);
 void wait_done(struct spinner *spinner);
 void obey(struct spinner *spinner, enum order order, uint64_t argument);
+/* Ends ORDER_SLEEP. */
+void wake_spinner(struct spinner *spinner);
 void stop_spinner(struct spinner *spinner);
 
 #endif /* DFLUSH_COMMON_H */

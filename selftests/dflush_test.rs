@@ -391,15 +391,10 @@ fn call(request: &dflush_request) -> Result {
     Ok(())
 }
 
-/// Puts the tracer on one more function. The lock is free meanwhile: others swap.
-fn trace_at_meeting(request: &dflush_request) -> Result {
-    let slot = bindings::dflush_watch_DFLUSH_WATCH_FTRACE as usize;
-    let mut tracer = STATE.lock().watchers.get_mut(slot).and_then(Option::take);
-    let Some(Watcher::Ftrace(ops)) = &mut tracer else {
-        return Err(ENXIO);
-    };
+/// Holds the write, and a sender until then if one is asked for.
+fn hold_for_meeting(request: &dflush_request) -> Result {
     probes::hold_write(usize::try_from(request.address)?);
-    let result = match request.count {
+    match request.count {
         0 => {
             probes::set_stage(request.cpu, bindings::dflush_stage_DFLUSH_STAGE_ARMED);
             Ok(())
@@ -411,10 +406,22 @@ fn trace_at_meeting(request: &dflush_request) -> Result {
             send_vector(sender, NMI_VECTOR)
         }
     }
-    .and_then(|()| match request.symbol {
-        [0, ..] => Ok(()),
-        _ => watch::extend(ops, &request.symbol).inspect(|()| probes::hold_write(0)),
-    });
+}
+
+/// Puts the tracer on one more function. The lock is free meanwhile: others swap, and whoever is held
+/// has it.
+fn trace_at_meeting(request: &dflush_request) -> Result {
+    if matches!(request.symbol, [0, ..]) {
+        return hold_for_meeting(request);
+    }
+    let slot = bindings::dflush_watch_DFLUSH_WATCH_FTRACE as usize;
+    let mut tracer = STATE.lock().watchers.get_mut(slot).and_then(Option::take);
+    let Some(Watcher::Ftrace(ops)) = &mut tracer else {
+        return Err(ENXIO);
+    };
+    let result = hold_for_meeting(request)
+        .and_then(|()| watch::extend(ops, &request.symbol))
+        .inspect(|()| probes::hold_write(0));
     if let Some(slot) = STATE.lock().watchers.get_mut(slot) {
         *slot = tracer;
     }
@@ -435,6 +442,50 @@ fn chunk(request: &mut dflush_request) -> Result {
     }
     if state.chunks.is_none() {
         state.chunks = Some(Chunks::new()?);
+/// Where the table of the calling task lies, and whether something is mapped at another address. Holds
+/// the page in which the table ends, so that no later table gets it.
+fn ldt(request: &mut dflush_request) -> Result {
+    let old = request.address as *const c_void;
+    // SAFETY: A walk of the page tables; only whether there is a page is asked for.
+    let is_absent = old.is_null() || unsafe { bindings::vmalloc_to_page(old) }.is_null();
+    request.absent = u64::from(is_absent);
+    // SAFETY: The memory of a task that is running a system call stays; nobody else changes its
+    // table meanwhile, as the test has only one thread that does.
+    let table = unsafe { (*(*Task::current_raw()).mm).__bindgen_anon_1.context.ldt };
+    if table.is_null() {
+        return Err(ENXIO);
+    }
+    // SAFETY: The pointer to the entries comes first (struct ldt_struct, arch/x86/include/asm/
+    // mmu_context.h).
+    let entries = unsafe { table.cast::<usize>().read() };
+    request.address = entries as u64;
+    let last = entries + LDT_SIZE - PAGE_SIZE;
+    let held = &mut STATE.lock().tables;
+    if !held.last().is_some_and(|held| held.address == last) {
+        held.push(Held::new(last)?, GFP_KERNEL)?;
+    }
+    Ok(())
+}
+
+/// Sets or clears a feature of the CPU where `boot_cpu_has()` looks. The kernel itself has patched its
+/// code by the features long ago.
+fn set_feature(feature: u32, has: bool) -> Result {
+    let feature = match feature {
+        bindings::dflush_feature_DFLUSH_FEATURE_INVLPGB => bindings::X86_FEATURE_INVLPGB,
+        bindings::dflush_feature_DFLUSH_FEATURE_XENPV => bindings::X86_FEATURE_XENPV,
+        _ => return Err(EINVAL),
+    };
+    let word = feature as usize / 32;
+    // SAFETY: The array is as long as the kernel says; nobody else writes to it after boot.
+    unsafe {
+        let words = &raw mut bindings::boot_cpu_data.__bindgen_anon_3.x86_capability;
+        let word = (*words).get_mut(word).ok_or(EINVAL)?;
+        let bit = 1 << (feature % 32);
+        *word = if has { *word | bit } else { *word & !bit };
+    }
+    Ok(())
+}
+
     }
     let chunks = state.chunks.as_mut().ok_or(ENXIO)?;
     match step {

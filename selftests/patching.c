@@ -12,8 +12,8 @@
  * resume: Deferral is asked to go on, and all bytes are as they should be, still.
  *
  * off: The same as sender with the module's own patching, when it goes off. The
- * isolated CPU is in the kernel when the bit is set, so that it keeps it when it
- * goes back to user mode: nothing may be left when all is off.
+ * isolated CPU goes to sleep in the kernel before the bit is set, and sleeps until
+ * all is off, so it never passes the receiver: nothing may be left then.
  *
  * Usage: patching sender|resume|off [MEETINGS]
  *
@@ -139,9 +139,6 @@ static bool meet(struct spinner *spinner, int patcher_cpu, bool is_sender)
 	return set_stage(DFLUSH_STAGE_IDLE) == DFLUSH_STAGE_SWAPPED;
 }
 
-/* So long the CPU stays in the kernel: until the wrapper has gone, and no longer. */
-#define BUSY_MICROSECONDS 300000
-
 /* Switches off while a sender is held between its looks. */
 static void switch_off(struct spinner *spinner)
 {
@@ -151,13 +148,15 @@ static void switch_off(struct spinner *spinner)
 
 	if (try_request(DFLUSH_NR_TRACE_AT_MEETING, &about))
 		_exit(1);
-	give_order(spinner, ORDER_BUSY, BUSY_MICROSECONDS);
+	give_order(spinner, ORDER_SLEEP, 0);
+	/* It sleeps before the patching lets the sender go on. */
 	pause_microseconds(1000);
 	write_mode("off");
 	_exit(0);
 }
 
-static bool meet_going_off(struct spinner *spinner, int patcher_cpu)
+/* left: whether a flush is pending when all is off. */
+static bool meet_going_off(struct spinner *spinner, int patcher_cpu, long *left)
 {
 	double limit = now() + PATIENCE;
 	pid_t patcher;
@@ -174,7 +173,8 @@ static bool meet_going_off(struct spinner *spinner, int patcher_cpu)
 	swap_area(1);
 	if (waitpid(patcher, &status, 0) != patcher || status)
 		fail("cannot switch off");
-	wait_done(spinner);
+	*left += !!cpu_row(spinner->cpu).word;
+	wake_spinner(spinner);
 	return set_stage(DFLUSH_STAGE_IDLE) == DFLUSH_STAGE_SWAPPED;
 }
 
@@ -184,8 +184,7 @@ static void test_off(struct spinner *spinner, int patcher_cpu, long wanted)
 
 	watch(DFLUSH_WATCH_FTRACE, "flush_tlb_kernel_range");
 	for (rounds = 0; rounds < wanted && !left; rounds++) {
-		meetings += meet_going_off(spinner, patcher_cpu);
-		left += !!cpu_row(spinner->cpu).word;
+		meetings += meet_going_off(spinner, patcher_cpu, &left);
 		write_mode("on");
 		if (!is_on())
 			fail("cannot be switched on again");

@@ -16,6 +16,7 @@ enum order {
 	ORDER_STEP,
 	ORDER_TIMER,		/* start a timer, be at rest before it ends */
 	ORDER_BUSY,		/* read in kernel mode for argument microseconds */
+	ORDER_SLEEP,		/* until told to stop by wake_spinner(); the CPU is idle */
 	ORDER_MEET,		/* READ_AT_MEETING; argument: the CPU, sender's CPU << 32 */
 	ORDER_MIX,		/* enter and leave at random until told to stop */
 	ORDER_QUIT,
