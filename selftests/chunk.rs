@@ -229,11 +229,11 @@ impl Drop for Piece {
     }
 }
 
-/// A page of a chunk on which this module has a reference.
-struct Held {
+/// A page of a chunk, or of another area, on which this module has a reference.
+pub(crate) struct Held {
     page: *mut bindings::page,
-    /// Where the chunk had it.
-    address: usize,
+    /// Where it was mapped.
+    pub(crate) address: usize,
     /// Where the direct mapping has it.
     words: *mut u64,
 }
@@ -244,8 +244,8 @@ unsafe impl Send for Held {}
 const WORDS: usize = PAGE_SIZE / size_of::<u64>();
 
 impl Held {
-    /// Takes a reference on the page that is mapped at `address`, in a chunk that is alive.
-    fn new(address: usize) -> Result<Self> {
+    /// Takes a reference on the page that is mapped at `address`, in an area that is alive.
+    pub(crate) fn new(address: usize) -> Result<Self> {
         // SAFETY: A walk of the page tables, which are there for all of the vmalloc range.
         let (page, number) = unsafe {
             let address = address as *const c_void;

@@ -17,6 +17,7 @@
  *   dflush cycle FILE COUNT      load it, check that it is on, switch it off, unload it
  *   dflush call ftrace_kill      what the test module calls in the kernel
  *   dflush call text_poke_kgdb SYMBOL    ... with the function's first byte, unchanged
+ *   dflush feature invlpgb|xenpv 0|1    whether the kernel believes that its CPU has it
  *   dflush bytes SYMBOL...       print the first 16 bytes of each function's code
  *   dflush peek SYMBOL           print the 8 bytes there, as a number
  *   dflush words CPUS            print 'CPU ADDRESS' of their deferred-flush words
@@ -184,6 +185,16 @@ static int call(const char *function, const char *place)
 	return -try_request(DFLUSH_NR_CALL, &about);
 }
 
+static int set_feature(const char *feature, bool has)
+{
+	static const char *const features[] = { "invlpgb", "xenpv" };
+	struct dflush_request about = {
+		.cpu = find(features, 2, feature), .count = DFLUSH_CALL_FEATURE, .moved = has,
+	};
+
+	return -try_request(DFLUSH_NR_CALL, &about);
+}
+
 /* The kernel's memory is in /proc/kcore, one program header a range. */
 static void read_kernel(unsigned long address, void *buffer, size_t length)
 {
@@ -258,6 +269,8 @@ int main(int argc, char **argv)
 		printf("0x%lx\n", peek(find_symbol(argv[2])));
 		return 0;
 	}
+	if (!strcmp(what, "feature") && argc == 4)
+		return set_feature(argv[2], atoi(argv[3]));
 	if (!strcmp(what, "words") && argc == 3)
 		return print_words(parse_cpus(argv[2]));
 	pin_to(housekeeping_cpu());

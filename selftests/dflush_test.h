@@ -84,6 +84,8 @@ enum dflush_command {
 	DFLUSH_NR_MEET,		/* set the stage for a CPU; returns the old one */
 	DFLUSH_NR_TRACE_AT_MEETING,	/* the tracer gets one more function, see below */
 	DFLUSH_NR_CALL,		/* a function of the kernel; count: enum dflush_call */
+	DFLUSH_NR_LDT,		/* where the caller's LDT of 64 KiB is, see ldt.c; absent: address
+				 * is not mapped now */
 	DFLUSH_NR_CHUNK,	/* chunks of per-CPU memory; count: enum dflush_chunk */
 };
 
@@ -157,6 +159,13 @@ enum dflush_chunk {
 enum dflush_call {
 	DFLUSH_CALL_FTRACE_KILL,
 	DFLUSH_CALL_POKE_KGDB,	/* with interrupts off, moved is the place: same byte */
+	DFLUSH_CALL_FEATURE,	/* no function: the CPU gets or loses a feature in the kernel's
+				 * eyes; cpu: enum dflush_feature, moved: 1 or 0 */
+};
+
+enum dflush_feature {
+	DFLUSH_FEATURE_INVLPGB,
+	DFLUSH_FEATURE_XENPV,
 };
 
 #define DFLUSH_IOCTL(nr) _IOWR('d', nr, struct dflush_request)

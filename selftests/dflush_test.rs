@@ -15,7 +15,10 @@ use area::{
     Reading, //
 };
 use bindings::dflush_request;
-use chunk::Chunks;
+use chunk::{
+    Chunks,
+    Held, //
+};
 use core::{
     mem::MaybeUninit,
     sync::atomic::Ordering::SeqCst, //
@@ -31,6 +34,7 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
+    task::Task,
     transmute::{
         AsBytes,
         FromBytes, //
@@ -58,6 +62,7 @@ struct State {
     watchers: [Option<Watcher>; bindings::dflush_watch_DFLUSH_WATCH_KINDS as usize],
     timer: Option<Timer>,
     chunks: Option<Chunks>,
+    tables: KVec<Held>,
 }
 
 kernel::sync::global_lock! {
@@ -67,6 +72,7 @@ kernel::sync::global_lock! {
         watchers: [const { None }; bindings::dflush_watch_DFLUSH_WATCH_KINDS as usize],
         timer: None,
         chunks: None,
+        tables: KVec::new(),
     };
 }
 
@@ -82,6 +88,7 @@ impl Drop for Cleanup {
         }
         state.area = None;
         state.chunks = None;
+        state.tables.clear();
     }
 }
 
@@ -210,6 +217,9 @@ fn read_for(microseconds: u64) -> Reading {
 
 const NMI_VECTOR: u32 = 2;
 
+/// The size of the largest local descriptor table.
+const LDT_SIZE: usize = 64 << 10;
+
 fn send_ipi(cpu: u32, vector: u32) -> Result {
     if vector == NMI_VECTOR && probes::somebody_waits() {
         return Ok(());
@@ -308,6 +318,7 @@ const MEMORY: u32 = command(bindings::dflush_command_DFLUSH_NR_MEMORY);
 const MEET: u32 = command(bindings::dflush_command_DFLUSH_NR_MEET);
 const TRACE_AT_MEETING: u32 = command(bindings::dflush_command_DFLUSH_NR_TRACE_AT_MEETING);
 const CALL: u32 = command(bindings::dflush_command_DFLUSH_NR_CALL);
+const LDT: u32 = command(bindings::dflush_command_DFLUSH_NR_LDT);
 const CHUNK: u32 = command(bindings::dflush_command_DFLUSH_NR_CHUNK);
 
 fn show(request: &mut dflush_request, reading: &Reading) {
@@ -363,6 +374,9 @@ fn memory(request: &mut dflush_request) -> Result {
 /// Calls a function that the kernel does not export.
 fn call(request: &dflush_request) -> Result {
     let address = request.address as *const c_void;
+    if u32::try_from(request.count)? == bindings::dflush_call_DFLUSH_CALL_FEATURE {
+        return set_feature(request.cpu, request.moved != 0);
+    }
     if address.is_null() {
         return Err(EINVAL);
     }
@@ -428,20 +442,6 @@ fn trace_at_meeting(request: &dflush_request) -> Result {
     result
 }
 
-fn chunk(request: &mut dflush_request) -> Result {
-    let cpu = request.cpu;
-    // SAFETY: Constant after boot.
-    if cpu >= unsafe { bindings::nr_cpu_ids } {
-        return Err(EINVAL);
-    }
-    let step = u32::try_from(request.count)?;
-    let mut state = STATE.lock();
-    if step == bindings::dflush_chunk_DFLUSH_CHUNK_RELEASE {
-        state.chunks = None;
-        return Ok(());
-    }
-    if state.chunks.is_none() {
-        state.chunks = Some(Chunks::new()?);
 /// Where the table of the calling task lies, and whether something is mapped at another address. Holds
 /// the page in which the table ends, so that no later table gets it.
 fn ldt(request: &mut dflush_request) -> Result {
@@ -461,7 +461,7 @@ fn ldt(request: &mut dflush_request) -> Result {
     request.address = entries as u64;
     let last = entries + LDT_SIZE - PAGE_SIZE;
     let held = &mut STATE.lock().tables;
-    if !held.last().is_some_and(|held| held.address == last) {
+    if held.last().is_none_or(|held| held.address != last) {
         held.push(Held::new(last)?, GFP_KERNEL)?;
     }
     Ok(())
@@ -486,6 +486,20 @@ fn set_feature(feature: u32, has: bool) -> Result {
     Ok(())
 }
 
+fn chunk(request: &mut dflush_request) -> Result {
+    let cpu = request.cpu;
+    // SAFETY: Constant after boot.
+    if cpu >= unsafe { bindings::nr_cpu_ids } {
+        return Err(EINVAL);
+    }
+    let step = u32::try_from(request.count)?;
+    let mut state = STATE.lock();
+    if step == bindings::dflush_chunk_DFLUSH_CHUNK_RELEASE {
+        state.chunks = None;
+        return Ok(());
+    }
+    if state.chunks.is_none() {
+        state.chunks = Some(Chunks::new()?);
     }
     let chunks = state.chunks.as_mut().ok_or(ENXIO)?;
     match step {
@@ -511,6 +525,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
             let mut state = STATE.lock();
             // The old one goes first, with its address.
             state.area = None;
+            state.tables.clear();
             state.area = Some(Area::new(
                 usize::try_from(request.pages)?,
                 usize::try_from(request.sets)?,
@@ -544,6 +559,7 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
         TRACE_AT_MEETING => trace_at_meeting(request)?,
         CALL => call(request)?,
         CHUNK => chunk(request)?,
+        LDT => ldt(request)?,
         MEET => request.stage = probes::set_stage(request.cpu, request.stage),
         WATCH | UNWATCH => {
             let mut state = STATE.lock();

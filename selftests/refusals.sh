@@ -3,7 +3,8 @@
 #
 # Each refusal that this machine can provoke: the errno, one line of error, and
 # nothing left behind. (Machines without nohz_full or of AMD family 10h have
-# their own boot: unsupported.sh.)
+# their own boot: unsupported.sh. INVLPGB and Xen PV are what the kernel is made to
+# believe, as no emulator has them.)
 
 . "$(dirname "$0")/functions.sh"
 
@@ -45,7 +46,17 @@ probe_offset() {
 	return 1
 }
 
-EINVAL=22 EBUSY=16
+# with_feature NAME COMMAND...: the kernel believes that its CPU has it.
+with_feature() {
+	local name=$1 status=0
+	dflush feature "$name" 1 || return 1
+	shift
+	"$@" || status=$?
+	dflush feature "$name" 0
+	return "$status"
+}
+
+EINVAL=22 EBUSY=16 EOPNOTSUPP=95
 
 # Tracers that time NMIs, which not every kernel has.
 times_nmis() {
@@ -53,11 +64,13 @@ times_nmis() {
 }
 
 if times_nmis; then
-	begin 16
+	begin 18
 else
-	begin 15
+	begin 17
 fi
 check "refusal: parameter out of range" is_refused_cleanly $EINVAL mode=3
+check "refusal: INVLPGB" with_feature invlpgb is_refused_cleanly $EOPNOTSUPP
+check "refusal: Xen PV" with_feature xenpv is_refused_cleanly $EOPNOTSUPP
 check "refusal: another IPMODIFY user of flush_tlb_kernel_range" \
 	with_watcher ipmodify flush_tlb_kernel_range 0 is_refused_cleanly $EBUSY
 check "refusal: another direct call of vtime_user_exit" \
