@@ -12,10 +12,6 @@ is_off_for_good() {
 	[[ $(state_of) == "degraded: "* ]] && grep -q '^state: *degraded' "$VIEWS/summary"
 }
 
-rmmod_is_refused() {
-	! rmmod deferred_flush 2>/dev/null && is_loaded
-}
-
 traces_nothing() {
 	local status=0 ENODEV=19
 	dflush watch ftrace vfs_read || status=$?

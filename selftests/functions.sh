@@ -75,11 +75,25 @@ load_module() {
 	load_with ""
 }
 
+# ftrace_is_alive: after ftrace_kill() nothing can be unhooked: the module has to stay.
+ftrace_is_alive() {
+	cat /proc/sys/kernel/ftrace_enabled >/dev/null 2>&1
+}
+
 unload_module() {
-	if is_loaded; then
+	if is_loaded && ftrace_is_alive; then
 		echo off >"$CONTROL/mode"
 		rmmod deferred_flush
 	fi
+}
+
+# rmmod_is_refused: because somebody has a reference. Where nobody has, it is not even
+# tried: the machine might not survive it.
+rmmod_is_refused() {
+	local references
+	references=$(cat /sys/module/deferred_flush/refcnt)
+	note "references on the module: $references"
+	[ "$references" -gt 0 ] && ! rmmod deferred_flush 2>/dev/null && is_loaded
 }
 
 mode_of() {

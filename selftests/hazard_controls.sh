@@ -7,7 +7,9 @@
 # Run by controls.sh.
 # shellcheck disable=SC2034
 hazard_controls=(any_caller any_range no_nmi_flush nmi_not_first nmi_is_quiet nmi_pending_only
-	slow_exchange no_memory_block no_mce_drain no_offline_reset guest_is_quiet)
+	slow_exchange no_memory_block no_mce_drain no_offline_reset guest_is_quiet
+	no_second_drain kgdb_waits ldt_without_flush no_forced_off ownerless_views late_files
+	open_to_all any_machine no_tracer_check)
 
 # A page table is freed while a CPU in user mode may still have it cached.
 any_caller() {
@@ -76,4 +78,73 @@ no_offline_reset() {
 guest_is_quiet() {
 	with_variant guest_is_quiet kvm.sh
 	fails_with 'kvm: a CPU in guest mode is interrupted' && has_line '^# swaps=.* deferred=[1-9]'
+}
+
+# A sender's bit stays on a CPU that sleeps while all goes off.
+no_second_drain() {
+	with_variant no_second_drain patching off 2
+	fails_with 'patching: nothing is left pending when a sender meets going off' &&
+		has_line '^# meetings=[1-9].* left=[1-9]'
+}
+
+# Somebody is waited for with interrupts off.
+kgdb_waits() {
+	with_script kgdb_waits kgdb.sh
+	fails_with 'kgdb: with interrupts off nothing is sent'
+}
+
+# The variant no_entry_flush: the processor reads an old table.
+ldt_without_flush() {
+	with_variant no_entry_flush ldt
+	fails_with 'ldt: a table in vmalloc is never an old one' && has_line '^# changes=.* stale=[1-9]'
+}
+
+# A module that goes by force leaves its hooks, here until rmmod is killed.
+no_forced_off() {
+	FORCED_LIMIT=3 with_script no_forced_off forced.sh
+	fails_with 'forced: rmmod -f leaves nothing' && has_line '^# > vtime_user_exit'
+}
+
+# Views without an owner.
+ownerless_views() {
+	with_variant ownerless_views views.sh
+	fails_with 'views: an open summary pins the module' && fails_with 'views: an open cpus view pins the module'
+}
+
+# The files are there while the module goes.
+late_files() {
+	with_variant late_files input.sh going
+	fails_with 'input: no write once the module is going' && has_line '^# the module is going'
+}
+
+# Anybody may write and read.
+open_to_all() {
+	with_variant open_to_all nobody
+	if ! { fails_with 'nobody: nobody cannot write the control files' &&
+		fails_with 'nobody: root of a user namespace cannot write the control files'; }; then
+		return 1
+	fi
+	# What hides the views from others is first of all the directory of debugfs.
+	with_variant open_to_all views.sh
+	fails_with 'views: permissions of mode' && fails_with 'views: permissions in debugfs'
+}
+
+# It does not matter where.
+any_machine() {
+	with_script any_machine refusals.sh
+	fails_with 'refusal: INVLPGB'
+}
+
+# It does not matter who is there.
+no_tracer_check() {
+	with_script no_tracer_check refusals.sh
+	fails_with 'refusal: a tracer on vtime_user_exit'
+}
+
+# ftrace has died, and nobody takes note: the module would go while it is called. Needs a
+# boot of its own, so it is not one of the above.
+forgets_stuck() {
+	with_variant forgets_stuck ftrace_kill.sh
+	fails_with 'ftrace kill: going off is an error' && fails_with 'ftrace kill: the state says so' &&
+		fails_with 'ftrace kill: the module stays in memory'
 }

@@ -5,6 +5,7 @@
 # the module goes. (What users may do who are not root is tested by nobody.)
 #
 # Usage: input.sh [WRITES]      of the fuzzer's first run
+#        input.sh going         the last test alone
 
 . "$(dirname "$0")/functions.sh"
 
@@ -134,7 +135,34 @@ writes_while_unloading() {
 	grep -qE ' absent=[1-9]' "$HOLD_LOG" && return "$status"
 }
 
-begin 13
+# A write to a file that somebody has open when the module goes comes too late. This
+# one begins as soon as the module is going.
+refuses_when_going() {
+	local mode cpus max_stale unload result=0 state=live
+	exec {mode}>"$CONTROL/mode" {cpus}>"$CONTROL/cpus" {max_stale}>"$CONTROL/max_stale_ms"
+	echo off >"$CONTROL/mode"
+	rmmod deferred_flush &
+	unload=$!
+	while [ "$state" = live ]; do
+		state=gone
+		read -r state 2>/dev/null </sys/module/deferred_flush/initstate || true
+	done
+	note "the module is $state"
+	{ echo "$NOHZ_FULL" >&"$cpus"; } 2>/dev/null && note "cpus was written to" && result=1
+	{ echo 5 >&"$max_stale"; } 2>/dev/null && note "max_stale_ms was written to" && result=1
+	{ echo on >&"$mode"; } 2>/dev/null && note "mode was written to" && result=1
+	exec {mode}>&- {cpus}>&- {max_stale}>&-
+	wait "$unload" || result=1
+	return "$result"
+}
+
+if [ "$writes" = going ]; then
+	begin 1
+	load_module
+	check "input: no write once the module is going" refuses_when_going
+	ktap_finished
+fi
+begin 14
 clean=$(fingerprint)
 check "input: bad values of the parameter mode" refused_parameters "$clean"
 load_module
@@ -155,5 +183,6 @@ check "input: read-only files" keeps_settings read_only
 check "input: $writes random writes" fuzz -g -n "$writes"
 check "input: several writers" keeps_settings fuzz -j 4 -n $((writes / 4))
 check "input: writes while the module goes and comes" writes_while_unloading
+check "input: no write once the module is going" refuses_when_going
 unload_module
 ktap_finished

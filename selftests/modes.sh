@@ -41,10 +41,6 @@ drains() {
 	return "$result"
 }
 
-rmmod_is_refused() {
-	! rmmod deferred_flush 2>/dev/null && is_loaded
-}
-
 refuses_bad_words() {
 	local bad
 	for bad in 3 ON onn "on off" "" offf; do

@@ -52,15 +52,10 @@ pins() {
 	load_module
 	exec {held}<"$view"
 	echo off >"$CONTROL/mode"
-	if rmmod deferred_flush 2>/dev/null; then
-		note "rmmod was not refused"
-		result=1
-	fi
+	rmmod_is_refused || result=1
 	cat <&"$held" >/dev/null || result=1
 	exec {held}<&-
-	if [ "$result" -eq 0 ]; then
-		rmmod deferred_flush || result=1
-	fi
+	rmmod deferred_flush || result=1
 	return "$result"
 }
 
