@@ -153,10 +153,11 @@ pub(crate) fn offer(word: &Word, blocked: &Blocked, is_quiet: impl Fn() -> bool)
     #[cfg(any(
         variant = "slow_sender",
         variant = "no_recheck",
-        variant = "no_block_recheck",
-        variant = "no_second_drain"
+        variant = "no_block_recheck"
     ))]
     test::delay();
+    #[cfg(variant = "no_second_drain")]
+    test::await_block(blocked);
     // A bit that is set already need not be set again; the barrier and the second look stay, as
     // the owner may just be taking it.
     if word.0.load(Relaxed) & PENDING == 0 {
@@ -270,7 +271,7 @@ impl Blocked {
     variant = "hasty_resume"
 ))]
 pub(crate) mod test {
-    use super::{Word, PENDING};
+    use super::{Blocked, Word, PENDING};
     use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     const SHORT: u32 = 20_000;
@@ -291,6 +292,16 @@ pub(crate) mod test {
     pub(crate) fn long_delay() {
         for i in 0..LONG {
             core::hint::black_box(i);
+        }
+    }
+
+    /// Before the sender's bit: until deferral is blocked, or for some hundred milliseconds.
+    #[inline(always)]
+    pub(super) fn await_block(blocked: &Blocked) {
+        for _ in 0..50 * LONG {
+            if blocked.is_blocked() {
+                break;
+            }
         }
     }
 
