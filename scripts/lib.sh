@@ -13,6 +13,8 @@ SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${DEFERRED_FLUSH_CACHE:-${HOME:-/root}/.cache/deferred-flush}
 # shellcheck disable=SC2034
 BUILDROOT=$CACHE/buildroot
+# shellcheck disable=SC2034
+PROOFROOT=$CACHE/proof-root
 
 # What the checks of the debug kernels write to the log: warnings (of lockdep and
 # RCU, too), KASAN's and UBSAN's reports, kmemleak's, poisoned pages, stalls.
