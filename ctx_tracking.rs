@@ -26,7 +26,7 @@
 //! both full barriers there, and a relaxed access is one `mov` that the compiler may neither tear
 //! nor invent, which is what `READ_ONCE()` and `WRITE_ONCE()` promise.
 
-use core::sync::atomic::{
+use crate::atomics::{
     fence, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };

@@ -6,6 +6,7 @@
 //! comes back. [`ctx_tracking`] has the protocol, [`policy`] what may be deferred, [`hooks`] where
 //! the running kernel is hooked, [`control`] in which order. `Documentation/design.rst` explains.
 
+mod atomics;
 mod bindings;
 mod control;
 mod ctx_tracking;

@@ -5,6 +5,8 @@
 // What only the module uses is unused here.
 #![allow(dead_code)]
 
+#[path = "../../../atomics.rs"]
+mod atomics;
 #[path = "../../../ctx_tracking.rs"]
 mod ctx_tracking;
 #[path = "../../../insn.rs"]
