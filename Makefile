@@ -68,6 +68,10 @@ test-debug: ## run the tests on two debug kernels, which it builds if need be
 bench: ## count instructions: a system call's round trip, a sender's flush
 	scripts/bench
 
+.PHONY: prove
+prove: ## the protocol under the kernel's memory model and under loom; ends with a count
+	scripts/prove
+
 .PHONY: check
 check: ## formatting, lints, and the proof that the receiver stays in noinstr text
 	scripts/check
