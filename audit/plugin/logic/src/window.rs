@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The windows of one CPU: what it does while a flush may still be owed.
+//!
+//! A window of the way in opens with the first instruction in the kernel after user mode. It closes
+//! when the CPU has flushed everything, or has read its own word and found nothing owed; if there
+//! is no receiver and nothing was seen to be owed, at the end of `__ct_user_exit()`. A window of
+//! the way out opens with the change of the context-tracking state and closes in user mode. The
+//! code on the way in between a window of the way out and user mode (an NMI, a fault of IRET) is
+//! a window of the way in again.
+//!
+//! What a window has used is *judged* if the window lay before a receiver, or a flush was owed. In
+//! the others, with the module away or off, nothing stands in for the interrupts that the kernel
+//! sends: there a test may well read what is remapped at that moment.
+
+use crate::regions::{Class, Running};
+use crate::remapped::Past;
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// Instead of the address of a way in: the window went on after an NMI or a fault that came before
+/// the receiver had run, or on the way out.
+pub const RESUMED: u64 = 0;
+
+/// Accesses of a window that are kept until it is known how it closes.
+const BUFFERED: usize = 1 << 14;
+
+/// Of `enum ctx_state` and the bits above it: `context_tracking.state` in user mode, RCU not
+/// watching.
+#[must_use]
+pub fn is_quiet(state: u32) -> bool {
+    const STATE_MASK_AND_WATCHING: u32 = 0b111;
+    const USER: u32 = 2;
+    state & STATE_MASK_AND_WATCHING == USER
+}
+
+/// Which way a window leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// From user mode.
+    In,
+    /// To user mode.
+    Out,
+}
+
+/// How a window closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Closed {
+    /// The receiver's first instructions read the word: nothing is owed.
+    ReceiverClear,
+    /// Somebody else on that CPU did, as the NMI handler does.
+    OtherClear,
+    /// Everything was flushed.
+    Flushed,
+    /// End of `__ct_user_exit()`: no receiver is installed.
+    NoReceiver,
+    /// In user mode.
+    UserMode,
+    /// The state changed before any of that.
+    StateChange,
+    /// Not closed when there were too many accesses to keep, or at the end of all.
+    Never,
+}
+
+/// An instruction that used memory in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// The instruction.
+    pub pc: u64,
+    /// What it went to.
+    pub class: Class,
+    /// Whether it wrote.
+    pub is_store: bool,
+}
+
+/// Accesses of the same kind in windows of the same kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// The access.
+    pub access: Access,
+    /// The window's direction.
+    pub way: Way,
+    /// The first instruction of its way in, or [`RESUMED`].
+    pub kind: u64,
+    /// How it closed.
+    pub closed: Closed,
+    /// Whether a tracer or a probe ran in the window, which the module suspends deferral for.
+    pub is_traced: bool,
+}
+
+/// An access to what was remapped since the CPU had gone to user mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Violation {
+    /// The access.
+    pub access: Access,
+    /// The window's direction.
+    pub way: Way,
+    /// The first instruction of its way in, or [`RESUMED`].
+    pub kind: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// In the kernel, no window open; also before anything is known.
+    #[default]
+    Kernel,
+    User,
+    In,
+    Out,
+}
+
+/// The window that is open.
+#[derive(Debug, Default)]
+struct Window {
+    kind: u64,
+    /// The CPU has read that it owes a flush.
+    owes: bool,
+    is_traced: bool,
+    /// Came to where a receiver would have been before.
+    is_past_receiver: bool,
+    accesses: Vec<Access>,
+    /// What may be violations, with their addresses.
+    suspects: Vec<(Violation, u64)>,
+}
+
+/// One CPU.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    state: State,
+    window: Window,
+    /// Somebody has put a flush on this CPU, and it has not run.
+    pub is_owed: bool,
+    /// Number of the newest remapping when it last went to user mode.
+    left: u64,
+    /// The kernel keeps the state of this CPU.
+    is_tracked: bool,
+    /// Task and stack of the open window.
+    pub running: Running,
+    /// Accesses of the windows that are judged.
+    pub seen: HashMap<Seen, u64>,
+    /// Windows.
+    pub windows: HashMap<(Way, u64, Closed), u64>,
+    /// Exceptions from kernel mode inside a window.
+    pub nested: HashMap<u64, u64>,
+    /// Violations, each with an example of an address and the number of them.
+    pub violations: HashMap<Violation, (u64, u64)>,
+    /// Accesses of the windows that are not.
+    pub not_judged: u64,
+    /// Windows in which a tracer or a probe ran.
+    pub traced: u64,
+    /// Of these: while a flush was owed.
+    pub traced_and_owed: u64,
+    /// Accesses of which nobody knows any more whether they were violations.
+    pub forgotten: u64,
+    /// Code that ran in the user's half without a change of the state, though the kernel keeps it.
+    pub untracked: HashMap<u64, u64>,
+    /// Code of the kernel that did not come in by a known way.
+    pub unannounced: u64,
+}
+
+impl Cpu {
+    /// Whether accesses are to be told.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::In | State::Out)
+    }
+
+    /// Whether it is in user mode.
+    #[must_use]
+    pub fn is_user(&self) -> bool {
+        self.state == State::User
+    }
+
+    /// The newest remapping when it went to user mode.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    fn way(&self) -> Way {
+        if self.state == State::Out {
+            Way::Out
+        } else {
+            Way::In
+        }
+    }
+
+    fn is_judged(&self, closed: Closed) -> bool {
+        use Closed::{Flushed, OtherClear, ReceiverClear};
+        self.way() == Way::Out
+            || matches!(closed, ReceiverClear | Flushed)
+            || closed == OtherClear && !self.window.is_past_receiver
+            || self.window.owes
+            || self.is_owed
+    }
+
+    fn commit(&mut self, closed: Closed) {
+        let (way, kind, is_traced) = (self.way(), self.window.kind, self.window.is_traced);
+        if !self.is_judged(closed) {
+            self.not_judged += self.window.accesses.len() as u64;
+            self.window.accesses.clear();
+            self.window.suspects.clear();
+            return;
+        }
+        for access in self.window.accesses.drain(..) {
+            let seen = Seen {
+                access,
+                way,
+                kind,
+                closed,
+                is_traced,
+            };
+            *self.seen.entry(seen).or_default() += 1;
+        }
+        for (violation, address) in self.window.suspects.drain(..) {
+            self.violations.entry(violation).or_insert((address, 0)).1 += 1;
+        }
+    }
+
+    fn close(&mut self, closed: Closed) {
+        if self.is_open() {
+            self.commit(closed);
+            let window = (self.way(), self.window.kind, closed);
+            *self.windows.entry(window).or_default() += 1;
+            self.traced += u64::from(self.window.is_traced);
+            self.traced_and_owed += u64::from(self.window.is_traced && self.window.owes);
+            self.state = State::Kernel;
+        }
+    }
+
+    fn open(&mut self, state: State, kind: u64) {
+        self.state = state;
+        self.window.kind = kind;
+        self.window.owes = false;
+        self.window.is_traced = false;
+        self.window.is_past_receiver = false;
+    }
+
+    /// Runs in user mode, at `pc`.
+    pub fn user(&mut self, pc: u64) {
+        if self.state == State::User {
+            return;
+        }
+        if self.state == State::Out {
+            self.close(Closed::UserMode);
+        } else {
+            if self.is_tracked {
+                *self.untracked.entry(pc).or_default() += 1;
+            }
+            if self.state == State::Kernel {
+                return;
+            }
+            self.close(Closed::StateChange);
+        }
+        self.state = State::User;
+    }
+
+    /// Runs code of the entry text that starts at `pc`. Returns whether a window opened.
+    pub fn entry_code(&mut self, pc: u64, is_way_in: bool) -> bool {
+        if self.state == State::User {
+            self.open(State::In, pc);
+            return true;
+        }
+        if is_way_in && self.is_open() {
+            *self.nested.entry(pc).or_default() += 1;
+        }
+        false
+    }
+
+    /// Code of the kernel uses memory in user mode. No way in was seen.
+    pub fn came_in_unseen(&mut self, pc: u64) {
+        self.unannounced += 1;
+        self.open(State::In, pc);
+    }
+
+    /// Uses memory while a window is open.
+    pub fn access(&mut self, access: Access, address: u64, past: Past) {
+        match past {
+            Past::Unchanged => {}
+            Past::Forgotten => self.forgotten += 1,
+            Past::Remapped(_) => {
+                let violation = Violation {
+                    access,
+                    way: self.way(),
+                    kind: self.window.kind,
+                };
+                self.window.suspects.push((violation, address));
+            }
+        }
+        self.window.accesses.push(access);
+        if self.window.accesses.len() >= BUFFERED {
+            self.commit(Closed::Never);
+        }
+    }
+
+    /// Runs a tracer or a probe.
+    pub fn traced(&mut self) {
+        self.window.is_traced = true;
+    }
+
+    /// Runs code that a receiver comes before. If the window is still open then, there is none, and
+    /// an NMI that ends it later says nothing about what lies between.
+    pub fn past_receiver(&mut self) {
+        self.window.is_past_receiver = true;
+    }
+
+    /// Changed its context-tracking state. Returns whether a window opened.
+    pub fn state_changed(&mut self, is_quiet: bool, newest_remapping: u64) -> bool {
+        match (is_quiet, self.state) {
+            (true, _) => {
+                self.close(Closed::StateChange);
+                self.open(State::Out, RESUMED);
+                self.left = newest_remapping;
+                self.is_tracked = true;
+                true
+            }
+            (false, State::Out) => {
+                self.close(Closed::StateChange);
+                self.open(State::In, RESUMED);
+                true
+            }
+            (false, _) => false,
+        }
+    }
+
+    /// Read its own word.
+    pub fn read_word(&mut self, value: u32, by_receiver: bool) {
+        if self.state != State::In {
+        } else if value != 0 {
+            self.window.owes = true;
+        } else if by_receiver {
+            self.close(Closed::ReceiverClear);
+        } else {
+            self.close(Closed::OtherClear);
+        }
+    }
+
+    /// Flushed everything.
+    pub fn flushed(&mut self) {
+        if self.state == State::In {
+            self.close(Closed::Flushed);
+        }
+    }
+
+    /// Leaves `__ct_user_exit()`.
+    pub fn left_user_exit(&mut self) {
+        if self.state == State::In && !self.window.owes {
+            self.close(Closed::NoReceiver);
+        }
+    }
+
+    /// Nothing more will be seen.
+    pub fn finish(&mut self) {
+        self.close(Closed::Never);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSCALL: u64 = 0xffff_ffff_8100_0080;
+    const NMI: u64 = 0xffff_ffff_8100_1df0;
+    const USER_CODE: u64 = 0x40_1000;
+    const LOAD: Access = Access {
+        pc: 1,
+        class: Class::PerCpu,
+        is_store: false,
+    };
+
+    fn in_user_mode() -> Cpu {
+        let mut cpu = Cpu::default();
+        assert!(cpu.state_changed(true, 7));
+        cpu.user(USER_CODE);
+        cpu
+    }
+
+    fn count(cpu: &Cpu, way: Way, kind: u64, closed: Closed) -> u64 {
+        cpu.windows.get(&(way, kind, closed)).copied().unwrap_or(0)
+    }
+
+    #[test]
+    fn a_system_call_ends_at_the_receiver() {
+        let mut cpu = in_user_mode();
+        assert_eq!(cpu.left(), 7);
+        assert!(cpu.entry_code(SYSCALL, true));
+        cpu.access(LOAD, 0, Past::Unchanged);
+        assert!(!cpu.state_changed(false, 8));
+        cpu.read_word(0, true);
+        assert!(!cpu.is_open());
+        cpu.left_user_exit();
+        assert_eq!(count(&cpu, Way::In, SYSCALL, Closed::ReceiverClear), 1);
+        assert_eq!(count(&cpu, Way::Out, RESUMED, Closed::UserMode), 1);
+        assert_eq!(cpu.windows.len(), 2);
+        assert_eq!(cpu.seen.values().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn a_word_that_is_set_wants_a_flush() {
+        let mut cpu = in_user_mode();
+        cpu.entry_code(SYSCALL, true);
+        cpu.read_word(1, true);
+        cpu.left_user_exit();
+        assert!(cpu.is_open(), "the flush was left out");
+        cpu.access(LOAD, 0x1000, Past::Remapped(8));
+        cpu.flushed();
+        assert!(!cpu.is_open());
+        assert_eq!(count(&cpu, Way::In, SYSCALL, Closed::Flushed), 1);
+        assert_eq!(cpu.violations.values().next(), Some(&(0x1000, 1)));
+    }
+
+    #[test]
+    fn without_a_receiver_it_ends_with_the_function() {
+        let mut cpu = in_user_mode();
+        cpu.entry_code(SYSCALL, true);
+        cpu.state_changed(false, 7);
+        cpu.left_user_exit();
+        assert_eq!(count(&cpu, Way::In, SYSCALL, Closed::NoReceiver), 1);
+    }
+
+    #[test]
+    fn judged_is_what_lies_before_a_receiver_or_is_owed() {
+        for (is_owed, judged) in [(false, 0), (true, 1)] {
+            let mut cpu = in_user_mode();
+            cpu.is_owed = is_owed;
+            cpu.entry_code(NMI, true);
+            cpu.traced();
+            cpu.access(LOAD, 0x1000, Past::Remapped(8));
+            cpu.state_changed(true, 8);
+            assert_eq!(cpu.violations.len(), judged);
+            assert_eq!(cpu.not_judged, 1 - judged as u64);
+            assert_eq!(cpu.traced, 1);
+        }
+    }
+
+    #[test]
+    fn an_nmi_before_the_receiver_does_not_end_it_all() {
+        let mut cpu = in_user_mode();
+        cpu.entry_code(SYSCALL, true);
+        assert!(!cpu.entry_code(NMI, true));
+        assert_eq!(cpu.nested.get(&NMI), Some(&1));
+        assert!(!cpu.state_changed(false, 7));
+        cpu.read_word(0, false);
+        assert!(!cpu.is_open());
+        // Back before the receiver: the state says user mode again.
+        assert!(cpu.state_changed(true, 9));
+        assert!(cpu.is_open());
+        assert!(cpu.state_changed(false, 9));
+        cpu.read_word(0, true);
+        assert_eq!(count(&cpu, Way::In, SYSCALL, Closed::OtherClear), 1);
+        assert_eq!(count(&cpu, Way::Out, RESUMED, Closed::StateChange), 1);
+        assert_eq!(count(&cpu, Way::In, RESUMED, Closed::ReceiverClear), 1);
+    }
+
+    #[test]
+    fn an_nmi_behind_the_place_of_the_receiver_judges_nothing() {
+        for (is_past, judged) in [(false, 1), (true, 0)] {
+            let mut cpu = in_user_mode();
+            cpu.entry_code(SYSCALL, true);
+            if is_past {
+                cpu.past_receiver();
+            }
+            cpu.access(LOAD, 0x1000, Past::Remapped(8));
+            cpu.read_word(0, false);
+            assert_eq!(cpu.violations.len(), judged);
+        }
+    }
+
+    #[test]
+    fn ways_that_nobody_knows_are_counted() {
+        let mut cpu = Cpu::default();
+        cpu.user(USER_CODE);
+        assert_eq!((cpu.untracked.len(), cpu.is_user()), (0, false));
+        let mut cpu = in_user_mode();
+        cpu.entry_code(SYSCALL, true);
+        cpu.read_word(0, true);
+        cpu.user(USER_CODE);
+        assert_eq!(cpu.untracked.get(&USER_CODE), Some(&1));
+        assert!(!cpu.is_user());
+        let mut cpu = in_user_mode();
+        cpu.came_in_unseen(5);
+        assert_eq!((cpu.unannounced, cpu.is_open()), (1, true));
+        cpu.finish();
+        assert_eq!(count(&cpu, Way::In, 5, Closed::Never), 1);
+    }
+
+    #[test]
+    fn knows_the_quiet_state() {
+        assert!(is_quiet(2) && is_quiet(0x1232));
+        assert!(!is_quiet(0) && !is_quiet(6) && !is_quiet(1) && !is_quiet(3));
+    }
+}

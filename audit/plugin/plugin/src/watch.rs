@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What happens in the guest, told to the logic.
+
+use crate::{Arguments, guest};
+use entry_watch_logic::regions::Regions;
+use entry_watch_logic::remapped::{Past, Remapped};
+use entry_watch_logic::report::{Names, Report};
+use entry_watch_logic::symbols::Symbols;
+use entry_watch_logic::window::{self, Cpu};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+static WATCH: OnceLock<Watch> = OnceLock::new();
+
+/// Sets the only one.
+pub(crate) fn start(watch: Watch) {
+    assert!(WATCH.set(watch).is_ok(), "the plugin is loaded twice");
+}
+
+/// The only one.
+pub(crate) fn watch() -> &'static Watch {
+    WATCH
+        .get()
+        .expect("set before the first callback is registered")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics with it: a panic aborts")
+}
+
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+/// Offset of `state` in `struct context_tracking`: after a bool and an int.
+const STATE_OFFSET: u64 = 8;
+/// ENDBR64 and a CALL.
+const FENTRY_END: u64 = 9;
+/// Where the trampoline reads the word: behind ENDBR64.
+const COMPARE_OFFSET: u64 = 4;
+/// Length of the module's noinstr code, which the trampoline starts.
+const NOINSTR_CODE: u64 = 512;
+
+/// What a CPU is doing, for a quick look. Written by that CPU alone.
+const NOT_WATCHED: u8 = 0;
+const KERNEL: u8 = 1;
+const WINDOW: u8 = 2;
+const USER: u8 = 3;
+
+struct Slot {
+    doing: AtomicU8,
+    /// Address of `context_tracking.state`, 0 until the regions are known.
+    state: AtomicU64,
+    /// Somebody has set its word, and it has not flushed.
+    is_owed: AtomicBool,
+    cpu: Mutex<Cpu>,
+}
+
+impl Slot {
+    /// Tells the logic something, and notes what the CPU is doing now.
+    fn tell<T>(&self, what: impl FnOnce(&mut Cpu) -> T) -> T {
+        let mut cpu = lock(&self.cpu);
+        cpu.is_owed = self.is_owed.load(Relaxed);
+        let answer = what(&mut cpu);
+        let doing = if cpu.is_open() {
+            WINDOW
+        } else if cpu.is_user() {
+            USER
+        } else {
+            KERNEL
+        };
+        self.doing.store(doing, Relaxed);
+        answer
+    }
+}
+
+/// All of it.
+pub(crate) struct Watch {
+    symbols: Symbols,
+    out: PathBuf,
+    pub(crate) image: Range<u64>,
+    pub(crate) entry_text: Range<u64>,
+    pub(crate) user_exit: Range<u64>,
+    pub(crate) unmap: u64,
+    pub(crate) flush: u64,
+    /// What the receiver's fentry site stands before.
+    behind_receiver: Range<u64>,
+    /// Code of the image that runs only for a tracer or a probe.
+    tracers: Vec<Range<u64>>,
+    context_tracking: u64,
+    slots: Vec<Slot>,
+    regions: OnceLock<Regions>,
+    /// Address of the per-CPU variable with the word, 0 until a trampoline is seen.
+    word: AtomicU64,
+    trampolines: Mutex<Vec<u64>>,
+    trampoline: AtomicU64,
+    remapped: Mutex<Remapped>,
+    newest_remapping: AtomicU64,
+    problems: Mutex<Vec<String>>,
+    reported: Mutex<Instant>,
+    /// Why the regions are not known yet.
+    no_regions: Mutex<String>,
+}
+
+impl Watch {
+    /// Reads the symbols.
+    pub(crate) fn new(arguments: &Arguments) -> Result<Self, String> {
+        let path = &arguments.kallsyms;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let symbols = Symbols::parse(&text)?;
+        let slot = |cpu: usize| Slot {
+            doing: AtomicU8::new(if arguments.watched.contains(&cpu) {
+                KERNEL
+            } else {
+                NOT_WATCHED
+            }),
+            state: AtomicU64::new(0),
+            is_owed: AtomicBool::new(false),
+            cpu: Mutex::default(),
+        };
+        Ok(Self {
+            image: symbols.address("_text")?..symbols.address("_end")?,
+            entry_text: symbols.address("__entry_text_start")?
+                ..symbols.address("__entry_text_end")?,
+            user_exit: symbols.extent("__ct_user_exit")?,
+            unmap: symbols.address("__vunmap_range_noflush")?,
+            flush: symbols.address("flush_tlb_kernel_range")?,
+            context_tracking: symbols.address("context_tracking")?,
+            behind_receiver: {
+                let function = symbols.extent("vtime_user_exit")?;
+                function.start + FENTRY_END..function.end
+            },
+            tracers: vec![
+                symbols.address("ftrace_caller")?..symbols.address("ftrace_stub_direct_tramp")?,
+                symbols.extent("arch_ftrace_ops_list_func")?,
+                symbols.extent("kprobe_int3_handler")?,
+            ],
+            symbols,
+            out: arguments.out.clone(),
+            slots: (0..arguments.cpus).map(slot).collect(),
+            regions: OnceLock::new(),
+            word: AtomicU64::new(0),
+            trampolines: Mutex::default(),
+            trampoline: AtomicU64::new(0),
+            remapped: Mutex::default(),
+            newest_remapping: AtomicU64::new(0),
+            problems: Mutex::default(),
+            reported: Mutex::new(Instant::now()),
+            no_regions: Mutex::new("no watched CPU came to user mode".to_owned()),
+        })
+    }
+
+    fn problem(&self, text: &str) {
+        let mut problems = lock(&self.problems);
+        if !problems.iter().any(|known| known == text) {
+            problems.push(text.to_owned());
+        }
+    }
+
+    fn slot(&self, cpu: usize) -> Option<&Slot> {
+        let slot = self.slots.get(cpu)?;
+        (slot.doing.load(Relaxed) != NOT_WATCHED).then_some(slot)
+    }
+
+    /// The regions, once the kernel has set them all.
+    fn regions(&self) -> Option<&Regions> {
+        if let Some(regions) = self.regions.get() {
+            return Some(regions);
+        }
+        match Regions::read(&self.symbols, self.slots.len() as u64, guest::read) {
+            Ok(regions) => {
+                for (slot, offset) in self.slots.iter().zip(&regions.per_cpu_offset) {
+                    let state = self.context_tracking + STATE_OFFSET;
+                    slot.state.store(state.wrapping_add(*offset), Relaxed);
+                }
+                Some(self.regions.get_or_init(|| regions))
+            }
+            Err(error) => {
+                *lock(&self.no_regions) = error;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn found_trampoline(&self, start: u64, word: u64) {
+        self.word.store(word, Relaxed);
+        self.trampoline.store(start, Relaxed);
+        let mut trampolines = lock(&self.trampolines);
+        if !trampolines.contains(&start) {
+            trampolines.push(start);
+        }
+    }
+
+    pub(crate) fn user_code(&self, cpu: usize, pc: u64) {
+        let Some(slot) = self.slot(cpu) else {
+            return;
+        };
+        if slot.doing.load(Relaxed) == USER || self.regions().is_none() {
+            return;
+        }
+        // What brings up a CPU runs in the user's half, too.
+        match guest::is_user_mode() {
+            Some(true) => slot.tell(|cpu| cpu.user(pc)),
+            Some(false) => {}
+            None => self.problem("registers cannot be read"),
+        }
+    }
+
+    pub(crate) fn entry_code(&self, cpu: usize, pc: u64) {
+        let Some(slot) = self.slot(cpu) else {
+            return;
+        };
+        if slot.doing.load(Relaxed) == KERNEL {
+            return;
+        }
+        let is_way_in = self.symbols.locate(pc).is_some_and(|(name, offset)| {
+            offset == 0 && (name.starts_with("asm_") || name.starts_with("entry_"))
+                || name == "irq_entries_start"
+        });
+        if slot.tell(|state| state.entry_code(pc, is_way_in)) {
+            self.opened(slot, cpu);
+        }
+    }
+
+    /// A window opened: who runs there?
+    fn opened(&self, slot: &Slot, cpu: usize) {
+        let running = self
+            .regions()
+            .and_then(|regions| regions.running(cpu, guest::read));
+        match running {
+            Some(running) => lock(&slot.cpu).running = running,
+            None => self.problem("it cannot be read which task runs"),
+        }
+    }
+
+    pub(crate) fn full_flush(&self, cpu: usize) {
+        if let Some(slot) = self.slot(cpu) {
+            slot.tell(Cpu::flushed);
+            slot.is_owed.store(false, Relaxed);
+        }
+    }
+
+    pub(crate) fn user_exit_end(&self, cpu: usize) {
+        if let Some(slot) = self.slot(cpu) {
+            slot.tell(Cpu::left_user_exit);
+        }
+    }
+
+    pub(crate) fn unmap(&self, range: Option<(u64, u64)>) {
+        match range {
+            Some((start, end)) => lock(&self.remapped).unmap(start..end),
+            None => self.problem("registers cannot be read"),
+        }
+    }
+
+    pub(crate) fn flush(&self, range: Option<(u64, u64)>) {
+        match range {
+            Some((start, end)) => {
+                let mut remapped = lock(&self.remapped);
+                let newest = remapped.flush(start..end);
+                self.newest_remapping.store(newest, Relaxed);
+                drop(remapped);
+                self.report_now_and_then();
+            }
+            None => self.problem("registers cannot be read"),
+        }
+    }
+
+    fn past(&self, since: u64, address: u64) -> Past {
+        if since >= self.newest_remapping.load(Relaxed) {
+            return Past::Unchanged;
+        }
+        lock(&self.remapped).since(since, address)
+    }
+
+    /// So that something is left of a machine that hangs.
+    fn report_now_and_then(&self) {
+        let mut reported = lock(&self.reported);
+        if reported.elapsed() >= REPORT_INTERVAL {
+            *reported = Instant::now();
+            drop(reported);
+            self.report();
+        }
+    }
+
+    /// The guest has ended.
+    pub(crate) fn finish(&self) {
+        for slot in &self.slots {
+            lock(&slot.cpu).finish();
+        }
+        self.report();
+    }
+
+    fn report(&self) {
+        let cpus: Vec<_> = self.slots.iter().map(|slot| lock(&slot.cpu)).collect();
+        let trampolines = lock(&self.trampolines);
+        let names = Names {
+            symbols: &self.symbols,
+            image_end: self.image.end,
+            trampolines: &trampolines,
+        };
+        let mut report = Report::new(&names, cpus.iter().map(|cpu| &**cpu));
+        let remapped = lock(&self.remapped);
+        report.unmapped = remapped.unmapped;
+        report.remapped = remapped.count();
+        report.problems.clone_from(&lock(&self.problems));
+        if self.regions.get().is_none() {
+            report.problems.push(lock(&self.no_regions).clone());
+        }
+        let files = [
+            (
+                "report.txt",
+                report.table().map_err(|error| error.to_string()),
+            ),
+            (
+                "summary.json",
+                report.summary().map_err(|error| error.to_string()),
+            ),
+            (
+                "seen.jsonl",
+                report.lines().map_err(|error| error.to_string()),
+            ),
+        ];
+        for (name, text) in files {
+            let path = self.out.join(name);
+            let write = |text| std::fs::write(&path, text).map_err(|error| error.to_string());
+            if let Err(error) = text.and_then(write) {
+                eprintln!("entry-watch: {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// An access by code of the kernel.
+pub(crate) struct Access {
+    pub(crate) cpu: usize,
+    pub(crate) pc: u64,
+    pub(crate) address: u64,
+}
+
+/// What was read or written.
+#[derive(Clone, Copy)]
+pub(crate) enum Value {
+    /// By an instruction that does one of the two.
+    Plain(u32),
+    /// By one that does both.
+    Atomic,
+    /// Not 32 bits.
+    OtherSize,
+}
+
+impl Access {
+    /// It happened.
+    pub(crate) fn happened(
+        self,
+        watch: &Watch,
+        is_store: impl Fn() -> bool,
+        value: impl Fn() -> Value,
+    ) {
+        let Some(slot) = watch.slots.get(self.cpu) else {
+            return;
+        };
+        let doing = slot.doing.load(Relaxed);
+        let is_state = self.address == slot.state.load(Relaxed);
+        if doing == NOT_WATCHED || doing == KERNEL && !is_state {
+            return;
+        }
+        let is_store = is_store();
+        if doing == USER {
+            slot.tell(|cpu| cpu.came_in_unseen(self.pc));
+            watch.opened(slot, self.cpu);
+        }
+        if doing != KERNEL {
+            self.record(watch, slot, is_store);
+        }
+        if is_state && is_store {
+            self.state_changed(watch, slot);
+        } else if !is_store && self.is_module(watch) && self.is_word_of(watch, self.cpu) {
+            self.read_word(watch, slot, value());
+        }
+    }
+
+    fn read_word(&self, watch: &Watch, slot: &Slot, value: Value) {
+        match value {
+            Value::Plain(value) => {
+                let by_receiver = self.pc == watch.trampoline.load(Relaxed) + COMPARE_OFFSET;
+                if value == 0 {
+                    slot.is_owed.store(false, Relaxed);
+                }
+                slot.tell(|cpu| cpu.read_word(value, by_receiver));
+            }
+            Value::Atomic => {}
+            Value::OtherSize => watch.problem("the word was read, but not as one of 32 bits"),
+        }
+    }
+
+    /// It was one that reads and writes: the sender sets words of others so.
+    pub(crate) fn was_atomic(&self, watch: &Watch) {
+        if watch.word.load(Relaxed) == 0 {
+            return;
+        }
+        for (other, slot) in watch.slots.iter().enumerate() {
+            if other != self.cpu && self.is_word_of(watch, other) {
+                slot.is_owed.store(true, Relaxed);
+            }
+        }
+    }
+
+    fn record(&self, watch: &Watch, slot: &Slot, is_store: bool) {
+        let Some(regions) = watch.regions() else {
+            return;
+        };
+        let mut cpu = lock(&slot.cpu);
+        let is_tracer = if watch.image.contains(&self.pc) {
+            watch.tracers.iter().any(|code| code.contains(&self.pc))
+        } else {
+            !self.is_module(watch)
+        };
+        if is_tracer {
+            cpu.traced();
+        } else if watch.behind_receiver.contains(&self.pc) {
+            cpu.past_receiver();
+        }
+        let class = regions.classify(self.address, self.cpu, cpu.running);
+        let past = if class.is_vmalloc() {
+            watch.past(cpu.left(), self.address)
+        } else {
+            Past::Unchanged
+        };
+        let access = window::Access {
+            pc: self.pc,
+            class,
+            is_store,
+        };
+        cpu.access(access, self.address, past);
+    }
+
+    fn state_changed(&self, watch: &Watch, slot: &Slot) {
+        let newest = watch.newest_remapping.load(Relaxed);
+        let Some(state) = guest::read(self.address, 4) else {
+            watch.problem("the context-tracking state cannot be read");
+            return;
+        };
+        let is_quiet = u32::try_from(state).is_ok_and(window::is_quiet);
+        if slot.tell(|cpu| cpu.state_changed(is_quiet, newest)) {
+            watch.opened(slot, self.cpu);
+        }
+    }
+
+    /// Whether the module's noinstr code does it.
+    fn is_module(&self, watch: &Watch) -> bool {
+        let trampoline = watch.trampoline.load(Relaxed);
+        self.pc.wrapping_sub(trampoline) < NOINSTR_CODE
+    }
+
+    fn is_word_of(&self, watch: &Watch, cpu: usize) -> bool {
+        let word = watch.word.load(Relaxed);
+        word != 0
+            && watch
+                .regions
+                .get()
+                .and_then(|regions| regions.per_cpu_offset.get(cpu))
+                .is_some_and(|offset| self.address == word.wrapping_add(*offset))
+    }
+}
