@@ -64,6 +64,10 @@ stress: ## everything at once for MINUTES minutes (default 10); ends with a tabl
 test-debug: ## run the tests on two debug kernels, which it builds if need be
 	scripts/test-debug $(BRIEF)
 
+.PHONY: audit-dynamic
+audit-dynamic: ## watch from the emulator what is used before a flush that is owed, for MINUTES minutes
+	scripts/audit-dynamic $(MINUTES)
+
 .PHONY: bench
 bench: ## count instructions: a system call's round trip, a sender's flush
 	scripts/bench
