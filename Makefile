@@ -76,6 +76,10 @@ bench: ## count instructions: a system call's round trip, a sender's flush
 prove: ## the protocol under the kernel's memory model and under loom; ends with a count
 	scripts/prove
 
+.PHONY: audit
+audit: ## what the kernel touches before the deferred flush, from its image; the order in the built module
+	scripts/audit
+
 .PHONY: check
 check: ## formatting, lints, and the proof that the receiver stays in noinstr text
 	scripts/check

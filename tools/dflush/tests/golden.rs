@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The audit against small kernels, each with one thing planted that it has to find.
+//!
+//! They are assembled and linked by GNU as and ld, which every machine that links Rust has.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const MACROS: [&str; 7] = [
+    "ON_ENTRY",
+    "ON_EXIT",
+    "IN_NMI",
+    "GATES",
+    "JUMP_LABELS",
+    "ALTERNATIVES",
+    "STATIC_CALLS",
+];
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn run(program: &str, arguments: &[&Path]) {
+    let status = Command::new(program)
+        .args(arguments)
+        .status()
+        .unwrap_or_else(|error| panic!("{program} does not start: {error}"));
+    assert!(status.success(), "{program} failed");
+}
+
+/// Builds the kernel with these macros and audits it with these additions to the allowlist.
+fn audit(name: &str, macros: &[(&str, &str)], allow: &str) -> Value {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut source = String::new();
+    for name in MACROS {
+        let body = macros
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or("", |(_, b)| b);
+        source.extend([format!("\t.macro {name}\n{body}\n\t.endm\n")]);
+    }
+    source += &std::fs::read_to_string(golden().join("kernel.s")).unwrap();
+    let [s, o, elf, toml] =
+        ["kernel.s", "kernel.o", "kernel", "allowlist.toml"].map(|f| directory.join(f));
+    std::fs::write(&s, source).unwrap();
+    run("as", &[Path::new("-o"), &o, &s]);
+    run(
+        "ld",
+        &[
+            Path::new("-T"),
+            &golden().join("kernel.lds"),
+            Path::new("-e"),
+            Path::new("entry_SYSCALL_64"),
+            Path::new("--no-warn-rwx-segments"),
+            Path::new("-o"),
+            &elf,
+            &o,
+        ],
+    );
+    let base = std::fs::read_to_string(golden().join("allowlist.toml")).unwrap();
+    std::fs::write(&toml, base + allow).unwrap();
+    let image = dflush::image::Image::open(&elf, None).unwrap();
+    let mut report = dflush::audit::run(&image, &toml).unwrap();
+    let mut value: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+    value["clean"] = report.is_clean().into();
+    value
+}
+
+/// The findings, as `FUNCTION: CLASS: SHAPE`.
+fn findings(report: &Value) -> Vec<String> {
+    report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| {
+            let text = |key: &str| f[key].as_str().unwrap().to_owned();
+            format!("{}: {}: {}", text("function"), text("class"), text("shape"))
+        })
+        .collect()
+}
+
+/// Plants something and expects exactly this finding.
+fn finds(name: &str, macros: &[(&str, &str)], allow: &str, expected: &str) -> Value {
+    let report = audit(name, macros, allow);
+    assert_eq!(findings(&report), [expected], "{report:#}");
+    assert_eq!(report["clean"], false);
+    report
+}
+
+const DEREFERENCE: &str = "mov vmalloc_pointer(%rip), %rax\nmov (%rax), %rax";
+const FOUND: &str = "unknown: read8 [*vmalloc_pointer]";
+
+#[test]
+fn a_clean_kernel_passes() {
+    let report = audit("clean", &[], "");
+    assert_eq!(findings(&report), [""; 0]);
+    assert_eq!(
+        report["problems"].as_array().unwrap().len(),
+        0,
+        "{report:#}"
+    );
+    assert_eq!(report["clean"], true);
+    let entries = report["entries"].as_array().unwrap();
+    let of = |name: &str, key: &str| {
+        let entry = entries.iter().find(|e| e["name"] == name).unwrap();
+        entry[key].as_u64().unwrap()
+    };
+    assert_eq!(entries.len(), 3);
+    assert_eq!(of("entry_SYSCALL_64", "receiver"), 1);
+    assert_eq!(of("asm_exc_page_fault", "receiver"), 1);
+    assert_eq!(of("asm_exc_nmi", "nmi_walk"), 1);
+    for name in ["entry_SYSCALL_64", "asm_exc_page_fault", "asm_exc_nmi"] {
+        assert_eq!(of(name, "state_changes"), 1, "{name}");
+        assert_eq!(of(name, "left"), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_pointer_from_a_global() {
+    let report = finds(
+        "global",
+        &[("ON_ENTRY", DEREFERENCE)],
+        "",
+        &format!("do_syscall: {FOUND}"),
+    );
+    let finding = &report["findings"][0];
+    assert_eq!(finding["entry"], "entry_SYSCALL_64");
+    let trace = finding["trace"].as_array().unwrap();
+    assert!(
+        trace
+            .last()
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .contains("mov (%rax),%rax"),
+        "{trace:#?}"
+    );
+    assert!(
+        trace[0].as_str().unwrap().contains("entry_SYSCALL_64"),
+        "{trace:#?}"
+    );
+}
+
+#[test]
+fn through_a_callee() {
+    let code = "mov vmalloc_pointer(%rip), %rdi\ncall reads_argument";
+    finds(
+        "callee",
+        &[("ON_ENTRY", code)],
+        "",
+        "reads_argument: unknown: read8 [*vmalloc_pointer + 0x8]",
+    );
+}
+
+#[test]
+fn spilled_to_the_stack_and_back() {
+    let code =
+        "mov vmalloc_pointer(%rip), %rax\npush %rax\nxor %eax, %eax\npop %rcx\nmov %rcx, (%rcx)";
+    finds(
+        "spilled",
+        &[("ON_ENTRY", code)],
+        "",
+        "do_syscall: unknown: write8 [*vmalloc_pointer]",
+    );
+}
+
+#[test]
+fn behind_an_indirect_call_that_is_not_resolved() {
+    let code = "mov handlers(%rip), %rax\ncall *%rax";
+    finds(
+        "indirect",
+        &[("ON_ENTRY", code)],
+        "",
+        "do_syscall: indirect branch: through *handlers",
+    );
+}
+
+#[test]
+fn behind_an_indirect_call_that_the_allowlist_resolves() {
+    let allow = r#"
+        [[indirect]]
+        function = "do_syscall"
+        via = "*handlers"
+        targets = ["reads_pointer"]
+        reason = "The only handler there is."
+    "#;
+    for (name, call) in [
+        ("resolved", "call *%rax"),
+        ("retpoline", "call __x86_indirect_thunk_rax"),
+    ] {
+        let code = format!("mov handlers(%rip), %rax\n{call}");
+        finds(
+            name,
+            &[("ON_ENTRY", &code)],
+            allow,
+            &format!("reads_pointer: {FOUND}"),
+        );
+    }
+}
+
+#[test]
+fn behind_an_indirect_call_of_a_constant() {
+    let code = "lea reads_pointer(%rip), %rax\ncall __x86_indirect_thunk_rax";
+    finds(
+        "constant",
+        &[("ON_ENTRY", code)],
+        "",
+        &format!("reads_pointer: {FOUND}"),
+    );
+}
+
+#[test]
+fn in_the_nmi_path() {
+    let report = finds(
+        "nmi",
+        &[("IN_NMI", DEREFERENCE)],
+        "",
+        &format!("exc_nmi: {FOUND}"),
+    );
+    assert_eq!(report["findings"][0]["entry"], "asm_exc_nmi");
+}
+
+#[test]
+fn on_the_way_out() {
+    finds(
+        "out",
+        &[("ON_EXIT", DEREFERENCE)],
+        "",
+        &format!("do_syscall: {FOUND}"),
+    );
+}
+
+#[test]
+fn dynamic_per_cpu_memory() {
+    let code = "mov %gs:dynamic(%rip), %rax\nincq %gs:(%rax)";
+    finds(
+        "dynamic",
+        &[("ON_ENTRY", code)],
+        "",
+        "do_syscall: unknown: write8 gs:[*percpu dynamic]",
+    );
+}
+
+#[test]
+fn the_wrong_gs_base() {
+    let code = "swapgs\nmov %gs:dynamic(%rip), %rax\nswapgs";
+    finds(
+        "gs",
+        &[("ON_ENTRY", code)],
+        "",
+        "do_syscall: segment: read8 gs:[dynamic]",
+    );
+}
+
+#[test]
+fn an_index_without_a_bound() {
+    finds(
+        "index",
+        &[("ON_ENTRY", "mov init_task(,%rsi,8), %rax")],
+        "",
+        "do_syscall: unknown: read8 [user + init_task]",
+    );
+    let bounded = "cmp $15, %rsi\nja 1f\nmov init_task(,%rsi,8), %rax\n1:";
+    assert_eq!(
+        audit("bounded", &[("ON_ENTRY", bounded)], "")["clean"],
+        true
+    );
+}
+
+#[test]
+fn the_other_arm_of_a_static_key() {
+    let code =
+        ".Lsite: .byte 0x0f, 0x1f, 0x44, 0, 0\njmp 1f\n.Larm:\n".to_owned() + DEREFERENCE + "\n1:";
+    let table = ".long .Lsite - .\n.long .Larm - .\n.quad some_key - .";
+    let macros = [("ON_ENTRY", &*code), ("JUMP_LABELS", table)];
+    finds("key", &macros, "", &format!("do_syscall: {FOUND}"));
+    let allow = r#"
+        [[static_key]]
+        name = "some_key"
+        value = false
+        reason = "Never enabled in this test."
+    "#;
+    assert_eq!(audit("known_key", &macros, allow)["clean"], true);
+}
+
+#[test]
+fn in_a_replacement() {
+    let code = ".Lsite: .byte 0x90, 0x90, 0x90, 0x90, 0x90";
+    let table = ".long .Lsite - .\n.long reads_pointer_call - .\n.long 7\n.byte 5, 5";
+    let replacement =
+        "\n.section .rodata\nreads_pointer_call: call reads_pointer\n.section .init.data";
+    let table = table.to_owned() + replacement;
+    let macros = [("ON_ENTRY", code), ("ALTERNATIVES", &*table)];
+    finds(
+        "replacement",
+        &macros,
+        "",
+        &format!("reads_pointer: {FOUND}"),
+    );
+    let allow = r#"
+        [[feature]]
+        name = "X86_FEATURE_7"
+        bit = 7
+        value = false
+        reason = "Not in this test."
+    "#;
+    assert_eq!(audit("no_feature", &macros, allow)["clean"], true);
+}
+
+#[test]
+fn what_a_replacement_replaces() {
+    let code = ".Lsite: call reads_pointer";
+    let table = ".long .Lsite - .\n.long .Lsite - .\n.long 7\n.byte 5, 0";
+    let macros = [("ON_ENTRY", code), ("ALTERNATIVES", table)];
+    finds("original", &macros, "", &format!("reads_pointer: {FOUND}"));
+    // X86_FEATURE_ALWAYS: the original is never run.
+    let table = ".long .Lsite - .\n.long .Lsite - .\n.long 117\n.byte 5, 0";
+    let macros = [("ON_ENTRY", code), ("ALTERNATIVES", table)];
+    assert_eq!(audit("always", &macros, "")["clean"], true);
+}
+
+#[test]
+fn a_static_call() {
+    let code = ".Lsite: call __SCT__hook";
+    let macros = [
+        ("ON_ENTRY", code),
+        ("STATIC_CALLS", ".long .Lsite - .\n.long __SCK__hook - ."),
+    ];
+    finds(
+        "static_call",
+        &macros,
+        "",
+        "do_syscall: control flow: static call hook",
+    );
+    let allow = r#"
+        [[static_call]]
+        name = "hook"
+        targets = ["reads_pointer"]
+        reason = "The only function it is ever given."
+    "#;
+    finds(
+        "static_target",
+        &macros,
+        allow,
+        &format!("reads_pointer: {FOUND}"),
+    );
+}
+
+#[test]
+fn a_way_around_the_receiver() {
+    let code = "testb $1, some_key(%rip)\nje 1f\npop %rbx\nret\n1:";
+    finds(
+        "around",
+        &[("ON_ENTRY", code)],
+        "",
+        "entry_SYSCALL_64: protocol: leaves without a flush, from entry_SYSCALL_64",
+    );
+}
+
+#[test]
+fn a_changed_return_address() {
+    let code = "lea reads_pointer(%rip), %rax\nmov %rax, 8(%rsp)\npop %rbx\nret";
+    finds(
+        "return",
+        &[("ON_ENTRY", code)],
+        "",
+        "do_syscall: control flow: the return address has been changed",
+    );
+}
+
+#[test]
+fn a_gate_without_a_symbol() {
+    let gate = ".long 0x80, 0x10\n.quad 0\n.quad without_symbol";
+    finds(
+        "gate",
+        &[("GATES", gate)],
+        "",
+        ": interrupt table: vector 0x80 leads to without_symbol",
+    );
+}
+
+#[test]
+fn what_is_allowed_passes_and_what_is_stale_does_not() {
+    let entry = |shape: &str| {
+        format!(
+            "[[access]]\nfunction = \"do_syscall\"\nclass = \"unknown\"\nshape = \"{shape}\"\n\
+             reason = \"A reason that can be checked.\"\n"
+        )
+    };
+    let planted = [("ON_ENTRY", DEREFERENCE)];
+    let report = audit("allowed", &planted, &entry("read8 [*vmalloc_pointer]"));
+    assert_eq!(report["clean"], true, "{report:#}");
+    assert_eq!(report["allowed"].as_array().unwrap().len(), 1);
+    let report = audit("stale", &[], &entry("read8 [*vmalloc_pointer]"));
+    assert_eq!(report["clean"], false);
+    assert_eq!(
+        report["problems"][0],
+        "stale entry in the allowlist: access do_syscall: unknown: read8 [*vmalloc_pointer]"
+    );
+    // Another shape is another access.
+    let report = audit("other", &planted, &entry("write8 [*vmalloc_pointer]"));
+    assert_eq!(findings(&report).len(), 1);
+}
+
+#[test]
+fn a_reason_is_needed() {
+    let allow = "[[stop]]\nfunction = \"panic\"\nreason = \"\"\n";
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reason.toml");
+    std::fs::write(
+        &path,
+        std::fs::read_to_string(golden().join("allowlist.toml")).unwrap() + allow,
+    )
+    .unwrap();
+    audit("for_reason", &[], "");
+    let elf = Path::new(env!("CARGO_TARGET_TMPDIR")).join("for_reason/kernel");
+    let image = dflush::image::Image::open(&elf, None).unwrap();
+    let Err(error) = dflush::audit::run(&image, &path) else {
+        panic!("an entry without a reason was taken");
+    };
+    assert!(format!("{error:#}").contains("has no reason"), "{error:#}");
+}
