@@ -5,6 +5,8 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use dflush::{audit, image::Image};
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -41,6 +43,9 @@ struct Audit {
     /// Write the report as JSON into this file, or to the output with "-"
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// What the emulator saw (out/audit-dynamic/seen.jsonl): each access has to be known
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["live", "module"])]
+    seen: Option<PathBuf>,
     /// Write the tables of Documentation/entry-audit.rst, likewise
     #[arg(long, value_name = "FILE")]
     rst: Option<PathBuf>,
@@ -67,6 +72,12 @@ fn run(arguments: &Audit) -> Result<bool> {
         None => Image::live()?,
     };
     let mut report = audit::run(&image, &arguments.allowlist)?;
+    if let Some(path) = &arguments.seen {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let comparison = report.compare(BufReader::new(file))?;
+        print!("{comparison}");
+        return Ok(comparison.is_clean());
+    }
     let mut is_printed = false;
     if let Some(path) = &arguments.json {
         is_printed |= write(path, &report.to_json()?)?;

@@ -15,6 +15,7 @@ mod object;
 mod operands;
 mod patch;
 mod report;
+mod seen;
 mod state;
 mod steps;
 mod tables;
@@ -34,6 +35,7 @@ use std::path::Path;
 
 pub use module::{ModuleReport, check as check_module};
 pub use report::Report as AuditReport;
+pub use seen::Comparison;
 
 /// Audits an image against an allowlist.
 ///

@@ -57,8 +57,8 @@ impl JumpLabel {
 #[derive(Default)]
 pub(super) struct Patches {
     pub(super) alternatives: HashMap<u64, Alternative>,
-    /// Start of each replacement: its end, and where execution goes on.
-    replacements: BTreeMap<u64, (u64, u64)>,
+    /// Start of each replacement: its end, where execution goes on, and where it is copied to.
+    replacements: BTreeMap<u64, (u64, u64, u64)>,
     pub(super) jump_labels: HashMap<u64, JumpLabel>,
     pub(super) static_calls: HashMap<u64, u64>,
 }
@@ -118,7 +118,7 @@ impl Patches {
             });
             if length > 0 && flags & ALT_DIRECT_CALL == 0 {
                 self.replacements
-                    .insert(replacement, (replacement + length, site + site_length));
+                    .insert(replacement, (replacement + length, site + site_length, site));
             }
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Patches {
     /// If `address` is the end of a replacement that `from` lies in: where execution goes on.
     pub(super) fn resume(&self, from: u64, address: u64) -> u64 {
         match self.replacements.range(..=from).next_back() {
-            Some((_, (end, resume))) if from < *end && address == *end => *resume,
+            Some((_, (end, resume, _))) if from < *end && address == *end => *resume,
             _ => address,
         }
     }
@@ -166,7 +166,15 @@ impl Patches {
     /// The site whose replacement `address` lies in, as that is where it runs.
     pub(super) fn home(&self, address: u64) -> u64 {
         match self.replacements.range(..=address).next_back() {
-            Some((_, (end, resume))) if address < *end => *resume - 1,
+            Some((_, (end, resume, _))) if address < *end => *resume - 1,
+            _ => address,
+        }
+    }
+
+    /// Where the instruction at `address` stands in a running kernel.
+    pub(super) fn runs_at(&self, address: u64) -> u64 {
+        match self.replacements.range(..=address).next_back() {
+            Some((start, (end, _, site))) if address < *end => *site + (address - *start),
             _ => address,
         }
     }

@@ -5,6 +5,7 @@
 use super::exec::Access;
 use super::flow::Flow;
 use super::memory::Class;
+use super::seen::Known;
 use super::state::Phase;
 use super::walk::Walk;
 use crate::image::Image;
@@ -112,6 +113,9 @@ pub struct Report {
     pub(super) entries: Vec<EntryLine>,
     #[serde(skip)]
     accesses: BTreeSet<(u64, bool, Class, Access)>,
+    /// For the comparison with what an emulator saw.
+    #[serde(skip)]
+    pub(super) known: Known,
     #[serde(skip)]
     warnings: BTreeSet<u64>,
     allowed: Vec<FindingLine>,
@@ -135,6 +139,7 @@ impl Report {
             excluded: excluded.to_vec(),
             entries: Vec::new(),
             accesses: BTreeSet::new(),
+            known: Known::default(),
             warnings: BTreeSet::new(),
             allowed: Vec::new(),
             findings: Vec::new(),
