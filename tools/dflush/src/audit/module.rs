@@ -1,25 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether the compiler's output for the sender and the receiver has the locked operations and the
-//! order that the proofs of the protocol assume.
+//! Whether the compiler's output has the operations, the order and the decisions that the proofs of
+//! the protocol assume.
 
 use super::object::{Function, functions};
-use super::steps::{Names, Path, Step, paths};
-use anyhow::{Context, Result, ensure};
+use super::roles::{self, Check};
+use super::steps::{Step, paths};
+use anyhow::Result;
+use iced_x86::{Mnemonic as M, OpKind, Register};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-const NAMES: Names = Names {
-    word: "DEFERRED_FLUSH_CPU",
-    state: "context_tracking",
-    state_offset: 8,
-    blocked: "7BLOCKED",
-    interrupt: "on_each_cpu_cond_mask",
-    receiver: "deferred_flush_receive",
-};
-/// Word::receive() puts this into the word.
-const FLUSHING: u64 = 2;
 
 /// The result for one module.
 #[derive(Serialize)]
@@ -47,7 +38,7 @@ impl fmt::Display for ModuleReport {
         }
         writeln!(
             f,
-            "{}: {} functions",
+            "{}: {} checks of functions",
             if self.is_clean() {
                 "as assumed"
             } else {
@@ -58,209 +49,164 @@ impl fmt::Display for ModuleReport {
     }
 }
 
+/// The parts of the protocol that have a function of their own: part of its name, the role.
+const NAMED: [(&str, &str, Check); 6] = [
+    ("7wrapper14must_interrupt", "sender", roles::sender),
+    (
+        "7wrapper15deferring_flush",
+        "first barrier",
+        roles::first_barrier,
+    ),
+    ("3nmi6on_nmi", "NMI handler", roles::nmi_handler),
+    ("deferred_flush_trampoline", "trampoline", roles::trampoline),
+    ("deferred_flush_receive", "receiver", roles::receiver),
+    ("5drain13flush_if_owed", "receiver", roles::receiver),
+];
+/// Who has to add a reason.
+const BLOCKERS: [&str; 2] = ["10text_watch12on_text_poke", "6memory9on_memory"];
+/// Flushes for the kernel, on a CPU that was interrupted.
+const INTERRUPTED: &str = "7wrapper14flush_this_cpu";
+/// Forgets what offline CPUs owe.
+const RESETS: &str = "5drain9drain_all";
+
 /// Checks a built module.
 ///
 /// # Errors
 ///
-/// If it cannot be read, or has no sender or receiver to check.
+/// If it cannot be read.
 pub fn check(bytes: &[u8]) -> Result<ModuleReport> {
     let functions = functions(bytes)?;
     let mut report = ModuleReport {
         checked: Vec::new(),
         violations: Vec::new(),
     };
-    let named = |part: &str| {
-        functions
-            .iter()
-            .find(|f| f.name.contains(part))
-            .with_context(|| format!("the module has no function {part}"))
-    };
-    role(
-        &mut report,
-        named("wrapper14must_interrupt")?,
-        "sender",
-        sender,
-    )?;
-    role(
-        &mut report,
-        named("wrapper15deferring_flush")?,
-        "first barrier",
-        first_barrier,
-    )?;
-    role(
-        &mut report,
-        named("3nmi6on_nmi")?,
-        "NMI handler",
-        nmi_handler,
-    )?;
-    role(
-        &mut report,
-        named("deferred_flush_trampoline")?,
-        "trampoline",
-        trampoline,
-    )?;
-    named(NAMES.receiver)?;
-    // The receiver is inlined into whatever drains.
-    let mut receivers = 0;
-    for function in &functions {
-        let exchanges = |path: &Path| path.steps.contains(&Step::ExchangeWord(FLUSHING));
-        if function
-            .lines
-            .iter()
-            .any(|line| line.instruction.mnemonic() == iced_x86::Mnemonic::Xchg)
-            && paths(function, &NAMES).is_ok_and(|paths| paths.iter().any(exchanges))
-        {
-            receivers += 1;
-            role(&mut report, function, "receiver", receiver)?;
+    for (part, role, _) in NAMED {
+        if !functions.iter().any(|f| f.name.contains(part)) {
+            report.violations.push(format!(
+                "the module has no function {part}: no {role} to check"
+            ));
         }
     }
-    ensure!(receivers > 0, "no function exchanges the word for FLUSHING");
+    let mut blockers = BTreeSet::new();
+    let mut resumes = 0;
+    for function in &functions {
+        if takes_blocked(function) {
+            report
+                .violations
+                .push(format!("{} takes the address of BLOCKED", function.name));
+        }
+        let mut wanted: Vec<(&'static str, Check)> = NAMED
+            .iter()
+            .filter(|(part, ..)| function.name.contains(part))
+            .map(|(_, role, check)| (*role, *check))
+            .collect();
+        if flushes(function) {
+            if wanted.is_empty() && !function.name.contains(INTERRUPTED) {
+                wanted.push(("receiver", roles::receiver));
+            }
+            wanted.push(("flush", roles::flushes));
+        } else if wanted.is_empty() && refers_to(function, "DEFERRED_FLUSH_CPU") {
+            wanted.push(("bystander", roles::bystander));
+        }
+        if function.name.contains(RESETS) {
+            wanted.retain(|(role, _)| *role != "bystander");
+        }
+        if writes_blocked(function) {
+            wanted.push(("blocker", roles::blocker));
+        }
+        if wanted.is_empty() {
+            continue;
+        }
+        let paths = match paths(function) {
+            Ok(paths) => paths,
+            Err(error) => {
+                report.violations.push(format!("{} {error}", function.name));
+                continue;
+            }
+        };
+        for path in &paths {
+            if path.steps.contains(&Step::Block) {
+                blockers.insert(function.name.as_str());
+            }
+            resumes += usize::from(path.steps.contains(&Step::Resume(true)));
+        }
+        for (role, check) in wanted {
+            report
+                .violations
+                .extend(summary(check(&paths)).map(|v| format!("{}: {role}: {v}", function.name)));
+            report
+                .checked
+                .push((function.name.clone(), role, paths.len()));
+        }
+    }
+    for part in BLOCKERS {
+        if !blockers.iter().any(|name| name.contains(part)) {
+            report
+                .violations
+                .push(format!("{part} blocks nothing by a locked operation"));
+        }
+    }
+    if resumes == 0 {
+        report
+            .violations
+            .push("nothing resumes by a compare-and-exchange".into());
+    }
     Ok(report)
 }
 
-fn role(
-    report: &mut ModuleReport,
-    function: &Function,
-    role: &'static str,
-    check: fn(&[Path]) -> Vec<String>,
-) -> Result<()> {
-    let paths = paths(function, &NAMES)?;
-    let violations: BTreeSet<_> = check(&paths).into_iter().collect();
+/// Each kind of violation with one path that shows it.
+fn summary(violations: Vec<String>) -> impl Iterator<Item = String> {
+    let mut kinds: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for violation in violations {
-        report
-            .violations
-            .push(format!("{}: {role}: {violation}", function.name));
+        let kind = violation.split(": [").next().unwrap_or(&violation);
+        kinds.entry(kind.into()).or_default().insert(violation);
     }
-    report
-        .checked
-        .push((function.name.clone(), role, paths.len()));
-    Ok(())
+    kinds.into_values().filter_map(|paths| {
+        let shortest = paths.iter().min_by_key(|path| path.len())?.clone();
+        Some(match paths.len() {
+            1 => shortest,
+            n => format!("{shortest} (and {} more paths)", n - 1),
+        })
+    })
 }
 
-fn position(steps: &[Step], wanted: Step) -> Option<usize> {
-    steps.iter().position(|step| *step == wanted)
+/// Whether a function has an instruction that flushes, or looks as if it did.
+fn flushes(function: &Function) -> bool {
+    function.lines.iter().any(|line| {
+        let i = &line.instruction;
+        i.mnemonic() == M::Invpcid
+            || i.mnemonic() == M::Mov && matches!(i.op0_register(), Register::CR3 | Register::CR4)
+    })
 }
 
-/// Every path that defers (returns false): a first look at the state; the bit set, or seen to be
-/// set; a full barrier; and only then the second look, at the state and at the word that stops all.
-fn sender(paths: &[Path]) -> Vec<String> {
-    let mut found = Vec::new();
-    let defers: Vec<_> = paths.iter().filter(|p| p.returns == Some(0)).collect();
-    if defers.is_empty() {
-        found.push("no path defers, or what it returns is not seen".into());
-    }
-    for path in defers {
-        let steps = &path.steps;
-        let Some(fence) = steps.iter().rposition(|s| *s == Step::Fence) else {
-            found.push(format!("defers without a barrier: {steps:?}"));
-            continue;
-        };
-        let (before, after) = steps.split_at(fence);
-        if !before.contains(&Step::LoadState) {
-            found.push(format!(
-                "defers without a first look at the state: {steps:?}"
-            ));
-        }
-        if !before
-            .iter()
-            .any(|s| matches!(s, Step::SetWord | Step::LoadWord))
-        {
-            found.push(format!(
-                "the bit is neither set nor seen before the barrier: {steps:?}"
-            ));
-        }
-        let looks = [Step::LoadState, Step::LoadBlocked];
-        if looks.iter().any(|look| !after.contains(look)) {
-            found.push(format!(
-                "defers without a second look after the barrier: {steps:?}"
-            ));
-        }
-        let writes = |s: &Step| {
-            matches!(
-                s,
-                Step::SetWord | Step::ClearWord | Step::StoreWord | Step::ExchangeWord(_)
-            )
-        };
-        if after.iter().any(writes) {
-            found.push(format!("writes the word after the barrier: {steps:?}"));
-        }
-    }
-    if !paths.iter().any(|p| p.steps.contains(&Step::SetWord)) {
-        found.push("no path sets the bit by a locked operation".into());
-    }
-    found
+fn refers_to(function: &Function, symbol: &str) -> bool {
+    function.lines.iter().any(|line| {
+        line.target
+            .as_ref()
+            .is_some_and(|t| t.symbol.ends_with(symbol))
+    })
 }
 
-/// The barrier between the caller's page-table changes and the first look at any CPU's state.
-fn first_barrier(paths: &[Path]) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut calls = 0;
-    for steps in paths.iter().map(|p| &p.steps) {
-        let Some(call) = position(steps, Step::Interrupt) else {
-            continue;
-        };
-        calls += 1;
-        if position(steps, Step::Fence).is_none_or(|fence| fence > call) {
-            found.push(format!("asks the CPUs before the barrier: {steps:?}"));
-        }
-    }
-    if calls == 0 {
-        found.push("never asks the CPUs".into());
-    }
-    found
+/// Whether a function takes the address of the word that stops deferral: what is done by way of it
+/// is not seen.
+fn takes_blocked(function: &Function) -> bool {
+    function.lines.iter().any(|line| {
+        (line.is_immediate || line.instruction.mnemonic() == M::Lea)
+            && line
+                .target
+                .as_ref()
+                .is_some_and(|t| t.symbol.ends_with("7BLOCKED") && t.offset < 8)
+    })
 }
 
-/// Exchange, flush, clear: in this order, each once, on every path that does any of it.
-fn receiver(paths: &[Path]) -> Vec<String> {
-    let mut found = Vec::new();
-    for path in paths {
-        let steps: Vec<_> = path
-            .steps
-            .iter()
-            .copied()
-            .filter(|s| !matches!(s, Step::LoadWord | Step::Fence))
-            .collect();
-        let expected = [Step::ExchangeWord(FLUSHING), Step::Flush, Step::ClearWord];
-        if !steps.is_empty() && steps != expected {
-            found.push(format!("not exchange, flush, clear: {steps:?}"));
-        }
-    }
-    found
-}
-
-/// Looks at the word first; flushes on some path; never writes the word.
-fn nmi_handler(paths: &[Path]) -> Vec<String> {
-    let mut found = Vec::new();
-    for steps in paths.iter().map(|p| &p.steps) {
-        if steps.first() != Some(&Step::LoadWord) {
-            found.push(format!("does not look at the word first: {steps:?}"));
-        }
-        if steps
-            .iter()
-            .any(|s| !matches!(s, Step::LoadWord | Step::Flush))
-        {
-            found.push(format!("writes the word: {steps:?}"));
-        }
-    }
-    if !paths.iter().any(|p| p.steps.contains(&Step::Flush)) {
-        found.push("never flushes".into());
-    }
-    found
-}
-
-/// Looks at the word, then calls the receiver or not.
-fn trampoline(paths: &[Path]) -> Vec<String> {
-    let mut found = Vec::new();
-    for steps in paths.iter().map(|p| &p.steps) {
-        if !matches!(
-            steps[..],
-            [Step::LoadWord] | [Step::LoadWord, Step::CallReceiver]
-        ) {
-            found.push(format!("not a look and perhaps the receiver: {steps:?}"));
-        }
-    }
-    if !paths.iter().any(|p| p.steps.contains(&Step::CallReceiver)) {
-        found.push("never calls the receiver".into());
-    }
-    found
+/// Whether a function writes the word that stops deferral.
+fn writes_blocked(function: &Function) -> bool {
+    function.lines.iter().any(|line| {
+        let i = &line.instruction;
+        line.target
+            .as_ref()
+            .is_some_and(|t| t.symbol.ends_with("7BLOCKED"))
+            && (i.op0_kind() == OpKind::Memory && !matches!(i.mnemonic(), M::Cmp | M::Test | M::Bt)
+                || i.mnemonic() == M::Xchg)
+    })
 }

@@ -3,7 +3,7 @@
 //! The functions of a module object, each instruction with what its relocation points to.
 
 use anyhow::{Context, Result, ensure};
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolKind};
 use std::collections::HashMap;
 
@@ -18,6 +18,10 @@ pub(super) struct Target {
 pub(super) struct Line {
     pub(super) instruction: Instruction,
     pub(super) target: Option<Target>,
+    /// The relocation is that of the immediate operand, not of the memory operand.
+    pub(super) is_immediate: bool,
+    /// The function that a call or jump without a relocation goes to.
+    pub(super) callee: Option<String>,
 }
 
 /// One function.
@@ -68,6 +72,13 @@ fn name_of(variables: &Variables, section: SectionIndex, offset: i64) -> Option<
     })
 }
 
+fn is_branch(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::Call | FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+    )
+}
+
 /// All functions of an object, by the symbol table.
 pub(super) fn functions(bytes: &[u8]) -> Result<Vec<Function>> {
     let file = object::File::parse(bytes).context("this is no object file")?;
@@ -77,6 +88,11 @@ pub(super) fn functions(bytes: &[u8]) -> Result<Vec<Function>> {
     );
     let variables = variables(&file);
     let mut functions = Vec::new();
+    let starts: HashMap<_, _> = file
+        .symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0)
+        .filter_map(|s| Some(((s.section_index()?, s.address()), s.name().ok()?)))
+        .collect();
     for symbol in file.symbols() {
         let (Some(index), Ok(name)) = (symbol.section_index(), symbol.name()) else {
             continue;
@@ -99,13 +115,19 @@ pub(super) fn functions(bytes: &[u8]) -> Result<Vec<Function>> {
             relocations.push((offset, relocation));
         }
         let mut lines = Vec::new();
-        for instruction in Decoder::with_ip(64, code, symbol.address(), DecoderOptions::NONE) {
+        let mut decoder = Decoder::with_ip(64, code, symbol.address(), DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let instruction = decoder.decode();
+            let fields = decoder.get_constant_offsets(&instruction);
+            let mut is_immediate = false;
             let range = instruction.ip()..instruction.next_ip();
             let mut target = None;
             for (offset, relocation) in &relocations {
                 if !range.contains(offset) {
                     continue;
                 }
+                is_immediate = fields.has_immediate()
+                    && *offset == instruction.ip() + fields.immediate_offset() as u64;
                 let mut addend = relocation.addend();
                 if matches!(
                     relocation.kind(),
@@ -127,9 +149,15 @@ pub(super) fn functions(bytes: &[u8]) -> Result<Vec<Function>> {
                     })
                 };
             }
+            let callee = starts
+                .get(&(index, instruction.near_branch_target()))
+                .filter(|_| target.is_none() && is_branch(&instruction))
+                .map(|name| (*name).to_owned());
             lines.push(Line {
                 instruction,
                 target,
+                is_immediate,
+                callee,
             });
         }
         functions.push(Function {
