@@ -50,7 +50,7 @@ impl fmt::Display for ModuleReport {
 }
 
 /// The parts of the protocol that have a function of their own: part of its name, the role.
-const NAMED: [(&str, &str, Check); 6] = [
+const NAMED: [(&str, &str, Check); 7] = [
     ("7wrapper14must_interrupt", "sender", roles::sender),
     (
         "7wrapper15deferring_flush",
@@ -61,6 +61,11 @@ const NAMED: [(&str, &str, Check); 6] = [
     ("deferred_flush_trampoline", "trampoline", roles::trampoline),
     ("deferred_flush_receive", "receiver", roles::receiver),
     ("5drain13flush_if_owed", "receiver", roles::receiver),
+    (
+        "5drain10owes_flush",
+        "drain condition",
+        roles::drain_condition,
+    ),
 ];
 /// Who has to add a reason.
 const BLOCKERS: [&str; 2] = ["10text_watch12on_text_poke", "6memory9on_memory"];

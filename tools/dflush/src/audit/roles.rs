@@ -231,6 +231,29 @@ pub(super) fn nmi_handler(paths: &[Path]) -> Vec<String> {
     found
 }
 
+/// Asks for the interrupt unless it saw the whole word clear, or there is no such CPU.
+pub(super) fn drain_condition(paths: &[Path]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut asks = false;
+    for Path { steps, returns } in paths {
+        let looks = steps.contains(&Step::Load(Place::Word));
+        let is_true = returns.is_some_and(|r| r != 0);
+        asks |= looks && is_true;
+        if looks && !is_true && !saw_clear(steps, Place::Word, WORD_BITS) {
+            found.push(format!(
+                "passes over a CPU, its word not seen clear: {steps:?}"
+            ));
+        }
+        if steps.iter().any(writes_word) {
+            found.push(format!("writes the word: {steps:?}"));
+        }
+    }
+    if !asks {
+        found.push("never asks for an interrupt after a look at the word".into());
+    }
+    found
+}
+
 /// Looks at the word, and calls the receiver unless it is clear.
 pub(super) fn trampoline(paths: &[Path]) -> Vec<String> {
     let mut found = Vec::new();

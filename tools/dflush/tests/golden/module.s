@@ -145,6 +145,22 @@
 9:	jmp	__x86_return_thunk
 	end	x5drain13flush_if_owed
 
+	function x5drain10owes_flush
+	cmp	%edi, nr_cpu_ids(%rip)
+	jbe	1f
+	mov	%edi, %ecx
+	mov	$DEFERRED_FLUSH_CPU, %rax
+	add	__per_cpu_offset(,%rcx,8), %rax
+	je	1f
+	mov	(%rax), %eax
+	test	%eax, %eax
+	je	1f
+	mov	$1, %al
+	jmp	__x86_return_thunk
+1:	xor	%eax, %eax
+	jmp	__x86_return_thunk
+	end	x5drain10owes_flush
+
 	function x5drain9drain_all
 	mov	$x5drain13flush_if_owed, %rsi
 	call	on_each_cpu_cond_mask

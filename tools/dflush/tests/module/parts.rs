@@ -105,6 +105,29 @@ fn a_receiver_in_another_order() {
 }
 
 #[test]
+fn a_drain_that_passes_over_a_cpu() {
+    let function = "x5drain10owes_flush";
+    let over = "passes over a CPU, its word not seen clear";
+    let test = "test\t%eax, %eax\n\tje";
+    catches("over_all", function, test, "test\t%eax, %eax\n\tjne", over);
+    catches(
+        "over_flushing",
+        function,
+        test,
+        "test\t$1, %eax\n\tje",
+        over,
+    );
+    let never = "never asks for an interrupt";
+    catches(
+        "over_each",
+        function,
+        "mov\t$1, %al",
+        "xor\t%eax, %eax",
+        never,
+    );
+}
+
+#[test]
 fn an_nmi_handler_that_takes_the_bit_or_does_not_flush() {
     let function = "x3nmi6on_nmi";
     let clears = "9:\tlock andl $0, (%rax)\n\txor";
