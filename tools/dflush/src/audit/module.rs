@@ -71,8 +71,6 @@ const NAMED: [(&str, &str, Check); 7] = [
 const BLOCKERS: [&str; 2] = ["10text_watch12on_text_poke", "6memory9on_memory"];
 /// Flushes for the kernel, on a CPU that was interrupted.
 const INTERRUPTED: &str = "7wrapper14flush_this_cpu";
-/// Forgets what offline CPUs owe.
-const RESETS: &str = "5drain9drain_all";
 
 /// Checks a built module.
 ///
@@ -112,9 +110,6 @@ pub fn check(bytes: &[u8]) -> Result<ModuleReport> {
             wanted.push(("flush", roles::flushes));
         } else if wanted.is_empty() && refers_to(function, "DEFERRED_FLUSH_CPU") {
             wanted.push(("bystander", roles::bystander));
-        }
-        if function.name.contains(RESETS) {
-            wanted.retain(|(role, _)| *role != "bystander");
         }
         if writes_blocked(function) {
             wanted.push(("blocker", roles::blocker));

@@ -79,7 +79,11 @@ fn saw_pending(steps: &[Step]) -> bool {
 fn writes_word(step: &Step) -> bool {
     matches!(
         step,
-        Step::SetWord | Step::ClearWord | Step::StoreWord | Step::ExchangeWord(_)
+        Step::SetWord
+            | Step::ClearWord
+            | Step::StoreWord
+            | Step::ExchangeWord(_)
+            | Step::ResetOffline
     )
 }
 
@@ -286,13 +290,21 @@ pub(super) fn flushes(paths: &[Path]) -> Vec<String> {
     found
 }
 
-/// Code that does not belong to the protocol leaves the words alone, or forgets what an offline CPU
-/// owes.
+/// Code that does not belong to the protocol leaves the words alone; after a drain it may forget what
+/// a CPU owes that it saw offline.
 pub(super) fn bystander(paths: &[Path]) -> Vec<String> {
     let mut found = Vec::new();
     for steps in paths.iter().map(|p| &p.steps) {
-        if steps.iter().any(writes_word) {
-            found.push(format!("writes a CPU's word: {steps:?}"));
+        for (n, step) in steps.iter().enumerate().filter(|(_, s)| writes_word(s)) {
+            if *step == Step::ExchangeWord(Some(0)) {
+                found.push(format!(
+                    "clears the word of a CPU not seen offline: {steps:?}"
+                ));
+            } else if *step != Step::ResetOffline {
+                found.push(format!("writes a CPU's word: {steps:?}"));
+            } else if !steps[..n].contains(&Step::Interrupt) {
+                found.push(format!("clears words before the drain: {steps:?}"));
+            }
         }
     }
     found

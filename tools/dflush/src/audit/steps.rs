@@ -26,6 +26,8 @@ pub(super) enum Place {
     Blocked,
     /// This CPU's flags.
     CpuFlags,
+    /// The mask of CPUs that are online.
+    Online,
 }
 
 /// One step.
@@ -46,6 +48,8 @@ pub(super) enum Step {
     ExchangeWord(Option<u64>),
     /// Takes FLUSHING out of the word by a locked AND.
     ClearWord,
+    /// Exchanges the word of a CPU just seen offline for 0.
+    ResetOffline,
     /// Writes the word in another way.
     StoreWord,
     /// MFENCE.
@@ -82,7 +86,7 @@ pub(super) struct Path {
 }
 
 /// How many different states there may be in one function.
-const MAX_STATES: usize = 100_000;
+const MAX_STATES: usize = 20_000;
 /// From so many at one instruction with the same steps on, constants are forgotten there.
 const MAX_CONSTANTS: usize = 24;
 
@@ -107,7 +111,7 @@ pub(super) fn paths(function: &Function) -> Result<Vec<Path>> {
                 bail!("runs past its end");
             };
             let here = states
-                .entry((walk.at, walk.tracker.steps().to_vec()))
+                .entry((walk.at, walk.tracker.steps.clone()))
                 .or_default();
             if *here > MAX_CONSTANTS {
                 walk.tracker.forget_constants();

@@ -6,7 +6,7 @@
 
 use super::object::Line;
 use super::steps::{Path, Place, Step};
-use super::track_memory::{Width, is_pure_load, place_of, width_of};
+use super::track_memory::{Width, callee, is_high, is_pure_load, place_of, width_of};
 use iced_x86::{
     ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess,
     OpKind, Register,
@@ -60,8 +60,10 @@ const REASONS: u64 = 0xff;
 pub(super) struct Tracker<'a> {
     registers: [Value<'a>; 16],
     flags: Flags,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     cr4_is_toggled: bool,
+    /// The CPU whose word was addressed last was seen offline.
+    is_offline: bool,
     pushed_flags: bool,
 }
 
@@ -79,12 +81,16 @@ impl<'a> Tracker<'a> {
             flags: Flags::Unknown,
             steps: Vec::new(),
             cr4_is_toggled: false,
+            is_offline: false,
             pushed_flags: false,
         }
     }
 
     /// Appends a step. What is repeated is there once.
     pub(super) fn push(&mut self, step: Step) {
+        if step == Step::Load(Place::Online) {
+            return;
+        }
         self.steps.push(step);
         let length = self.steps.len();
         for half in 1..=length / 2 {
@@ -102,11 +108,6 @@ impl<'a> Tracker<'a> {
                 *value = Value::Unknown;
             }
         }
-    }
-
-    /// The steps so far.
-    pub(super) fn steps(&self) -> &[Step] {
-        &self.steps
     }
 
     /// The path ends here.
@@ -175,6 +176,14 @@ impl<'a> Tracker<'a> {
             _ => None,
         };
         let step = match (self.flags, holds) {
+            (Flags::Zero(Place::Online, ..), Some((true, equal))) => {
+                self.is_offline = equal;
+                return;
+            }
+            (Flags::Carry(Place::Online, _), Some((false, carry))) => {
+                self.is_offline = !carry;
+                return;
+            }
             (Flags::Zero(place, mask, value), Some((true, equal))) => Step::Test {
                 place,
                 mask,
@@ -229,6 +238,7 @@ impl<'a> Tracker<'a> {
             if popped {
                 self.set(to, Value::Loaded(Place::CpuFlags, u64::MAX));
             } else if let Some(value) = value {
+                self.is_offline &= value != Value::Word;
                 self.set(to, value);
             }
         }
@@ -389,6 +399,11 @@ impl<'a> Tracker<'a> {
             (M::Bt, Value::Loaded(place, mask), Value::Constant(c)) if c < 64 => {
                 Flags::Carry(place, mask & 1 << c)
             }
+            (M::Bt, Value::Loaded(Place::Online, mask), _) => Flags::Carry(Place::Online, mask),
+            (M::Test, Value::Loaded(Place::Online, mask), _)
+            | (M::Test, _, Value::Loaded(Place::Online, mask)) => {
+                Flags::Zero(Place::Online, mask, 0)
+            }
             (M::Cmp, Value::Counted, Value::Constant(REASONS)) => Flags::SameCountBelow,
             (M::Cmpxchg, ..) if place_of(self, line) == Some((Place::Blocked, 0)) => Flags::Resumed,
             _ => Flags::Unknown,
@@ -447,6 +462,11 @@ impl<'a> Tracker<'a> {
             }
             (Place::Word, M::And, true, Some(mask)) if mask == all & !FLUSHING => Step::ClearWord,
             (Place::Word, M::Btr, true, Some(1)) => Step::ClearWord,
+            (Place::Word, M::Xchg, ..)
+                if self.is_offline && self.exchanged(i) == Value::Constant(0) =>
+            {
+                Step::ResetOffline
+            }
             (Place::Word, M::Xchg, ..) => Step::ExchangeWord(match self.exchanged(i) {
                 Value::Constant(value) => Some(value),
                 _ => None,
@@ -461,7 +481,6 @@ impl<'a> Tracker<'a> {
                     && self.register(i.op1_register()) == Value::Loaded(Place::Blocked, !TRACER),
             ),
             (Place::Blocked, ..) => Step::StoreBlocked,
-            // The kernel's own variables are never written; the checks know of no such step.
             _ => Step::NotAFlush("writes a variable of the kernel"),
         };
         self.push(step);
@@ -475,18 +494,4 @@ impl<'a> Tracker<'a> {
         };
         self.register(register)
     }
-}
-
-fn is_high(register: Register) -> bool {
-    matches!(
-        register,
-        Register::AH | Register::BH | Register::CH | Register::DH
-    )
-}
-
-fn callee(line: &Line) -> Option<&str> {
-    line.target
-        .as_ref()
-        .map(|target| target.symbol.as_str())
-        .or(line.callee.as_deref())
 }

@@ -64,6 +64,7 @@ pub(super) fn place_of(tracker: &Tracker<'_>, line: &Line) -> Option<(Place, u64
     let direct = matches!(i.memory_base(), Register::RIP | Register::None) && plain;
     let this_cpu = direct && i.segment_prefix() == Register::GS;
     match (target.symbol.as_str(), offset) {
+        ("__cpu_online_mask", _) => Some((Place::Online, 0)),
         ("DEFERRED_FLUSH_CPU", 0..4) if of_cpu || this_cpu => Some((Place::Word, offset)),
         ("context_tracking", 8) if of_cpu => Some((Place::State, 0)),
         ("context_tracking", 0) if of_cpu => Some((Place::Active, 0)),
@@ -71,4 +72,20 @@ pub(super) fn place_of(tracker: &Tracker<'_>, line: &Line) -> Option<(Place, u64
         (name, 0..8) if direct && name.ends_with("7BLOCKED") => Some((Place::Blocked, offset)),
         _ => None,
     }
+}
+
+/// Whether this is the second byte of a register.
+pub(super) fn is_high(register: Register) -> bool {
+    matches!(
+        register,
+        Register::AH | Register::BH | Register::CH | Register::DH
+    )
+}
+
+/// The function that a call or jump goes to.
+pub(super) fn callee(line: &Line) -> Option<&str> {
+    line.target
+        .as_ref()
+        .map(|target| target.symbol.as_str())
+        .or(line.callee.as_deref())
 }

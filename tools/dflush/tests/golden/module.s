@@ -164,7 +164,23 @@
 	function x5drain9drain_all
 	mov	$x5drain13flush_if_owed, %rsi
 	call	on_each_cpu_cond_mask
-	jmp	__x86_return_thunk
+	mov	$DEFERRED_FLUSH_CPU, %rax
+	mov	$-1, %rcx
+1:	inc	%rcx
+	cmp	$0x1fff, %rcx
+	ja	2f
+	mov	%rcx, %rdx
+	shr	$6, %rdx
+	mov	__per_cpu_offset(,%rcx,8), %rsi
+	add	%rax, %rsi
+	je	1b
+	mov	__cpu_online_mask(,%rdx,8), %rdx
+	bt	%rcx, %rdx
+	jb	1b
+	xor	%edx, %edx
+	xchg	%edx, (%rsi)
+	jmp	1b
+2:	jmp	__x86_return_thunk
 	end	x5drain9drain_all
 
 	function x10text_watch12on_text_poke

@@ -128,6 +128,30 @@ fn a_drain_that_passes_over_a_cpu() {
 }
 
 #[test]
+fn a_reset_of_a_cpu_that_is_online() {
+    let function = "x5drain9drain_all";
+    let online = "clears the word of a CPU not seen offline";
+    catches("resets_online", function, "jb\t1b", "jae\t1b", online);
+    catches("resets_all", function, "jb\t1b", "nop", online);
+    let early = "clears words before the drain";
+    catches(
+        "early_reset",
+        function,
+        "call\ton_each_cpu_cond_mask",
+        "nop",
+        early,
+    );
+    let other = "writes a CPU's word";
+    catches(
+        "resets_to",
+        function,
+        "xor\t%edx, %edx",
+        "mov\t$2, %edx",
+        other,
+    );
+}
+
+#[test]
 fn an_nmi_handler_that_takes_the_bit_or_does_not_flush() {
     let function = "x3nmi6on_nmi";
     let clears = "9:\tlock andl $0, (%rax)\n\txor";
