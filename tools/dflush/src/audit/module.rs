@@ -6,6 +6,7 @@
 use super::object::{Function, functions};
 use super::roles::{self, Check};
 use super::steps::{Step, paths};
+use super::track_memory::is_drain;
 use anyhow::Result;
 use iced_x86::{Mnemonic as M, OpKind, Register};
 use serde::Serialize;
@@ -110,6 +111,9 @@ pub fn check(bytes: &[u8]) -> Result<ModuleReport> {
             wanted.push(("flush", roles::flushes));
         } else if wanted.is_empty() && refers_to(function, "DEFERRED_FLUSH_CPU") {
             wanted.push(("bystander", roles::bystander));
+        }
+        if is_drain(&function.name) {
+            wanted.push(("drain", roles::drain));
         }
         if writes_blocked(function) {
             wanted.push(("blocker", roles::blocker));

@@ -235,6 +235,17 @@ pub(super) fn nmi_handler(paths: &[Path]) -> Vec<String> {
     found
 }
 
+/// Interrupts whoever owes a flush, on every path.
+pub(super) fn drain(paths: &[Path]) -> Vec<String> {
+    let mut found = Vec::new();
+    for steps in paths.iter().map(|p| &p.steps) {
+        if !steps.contains(&Step::Interrupt) {
+            found.push(format!("returns without interrupting: {steps:?}"));
+        }
+    }
+    found
+}
+
 /// Asks for the interrupt unless it saw the whole word clear, or there is no such CPU.
 pub(super) fn drain_condition(paths: &[Path]) -> Vec<String> {
     let mut found = Vec::new();

@@ -6,7 +6,7 @@
 
 use super::object::Line;
 use super::steps::{Path, Place, Step};
-use super::track_memory::{Width, callee, is_high, is_pure_load, place_of, width_of};
+use super::track_memory::{Width, callee, is_drain, is_high, is_pure_load, place_of, width_of};
 use iced_x86::{
     ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess,
     OpKind, Register,
@@ -154,8 +154,7 @@ impl<'a> Tracker<'a> {
         match callee(line) {
             Some("on_each_cpu_cond_mask") => self.push(Step::Interrupt),
             Some("deferred_flush_receive") => self.push(Step::CallReceiver),
-            // It ends in one; see what the checks want of it.
-            Some(name) if name.contains("drain9drain_all") => self.push(Step::Interrupt),
+            Some(name) if is_drain(name) => self.push(Step::Interrupt),
             _ => {}
         }
         for n in [0, 1, 2, 6, 7, 8, 9, 10, 11] {

@@ -89,3 +89,10 @@ pub(super) fn callee(line: &Line) -> Option<&str> {
         .map(|target| target.symbol.as_str())
         .or(line.callee.as_deref())
 }
+
+/// Whether a function of this name drains: the checks ask that of it.
+pub(super) fn is_drain(name: &str) -> bool {
+    ["5drain9drain_all", "5drain12drain_online"]
+        .iter()
+        .any(|part| name.contains(part))
+}

@@ -141,6 +141,15 @@ fn a_reset_of_a_cpu_that_is_online() {
         "nop",
         early,
     );
+    let skips = "test\t%rdi, %rdi\n\tje\t2f\n\tcall\ton_each_cpu_cond_mask";
+    let never = "drain: returns without interrupting";
+    catches(
+        "no_interrupt",
+        function,
+        "call\ton_each_cpu_cond_mask",
+        skips,
+        never,
+    );
     let other = "writes a CPU's word";
     catches(
         "resets_to",
