@@ -40,6 +40,8 @@ struct File {
     image_pointer: Vec<ImagePointer>,
     #[serde(default)]
     cut: Vec<Cut>,
+    #[serde(default)]
+    one_way: Vec<OneWay>,
 }
 
 /// The names of what the protocol stands on.
@@ -85,9 +87,15 @@ pub(super) struct Memory {
     #[serde(default)]
     pub(super) offset: u64,
     pub(super) size: usize,
+    /// All of it unless this is there.
+    #[serde(default = "all_bits")]
     pub(super) mask: u64,
     pub(super) value: u64,
     pub(super) reason: String,
+}
+
+fn all_bits() -> u64 {
+    u64::MAX
 }
 
 /// What a load from this address gives.
@@ -193,6 +201,14 @@ pub(super) struct Cut {
     pub(super) reason: String,
 }
 
+/// A way in from which nothing comes back to user mode.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OneWay {
+    pub(super) entry: String,
+    pub(super) reason: String,
+}
+
 /// A variable whose value at link time is what it has at run time.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -292,6 +308,9 @@ impl Allowlist {
         f.cut
             .iter()
             .for_each(|e| add("cut", e.function.clone(), &*e.reason));
+        f.one_way
+            .iter()
+            .for_each(|e| add("one_way", e.entry.clone(), &*e.reason));
         f.image_pointer
             .iter()
             .for_each(|e| add("image_pointer", e.symbol.clone(), &*e.reason));
@@ -405,6 +424,10 @@ impl Allowlist {
 
     pub(super) fn is_cut(&self, function: &str) -> bool {
         lookup!(self, cut, function, |e| e.function == function).is_some()
+    }
+
+    pub(super) fn is_one_way(&self, entry: &str) -> bool {
+        lookup!(self, one_way, entry, |e| e.entry == entry).is_some()
     }
 
     pub(super) fn image_pointer(&self, symbol: &str) -> bool {

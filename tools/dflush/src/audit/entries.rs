@@ -142,15 +142,18 @@ fn state_for(map: &Map<'_>, kind: Kind, name: &str) -> Result<State> {
             state.set_register(Register::RSP, Value::at(Stack::Task, -21 * 8));
             state.store(Region::Stack(Stack::Task), -32, -32, 8, USER_CS);
             map.assume_memory(&mut state)?;
-            // It starts in kernel mode.
+            // It starts in kernel mode, in a task: RCU watches, state is kernel, and of the two
+            // counters behind it ct_kernel_enter() made nesting 1; nmi_nesting does not matter.
             let word = map.state_word();
-            state.store(
-                Region::PerCpu,
-                word,
-                word,
-                4,
-                Value::unknown(Source::Computed(0)),
-            );
+            let in_kernel = Value::Bits { mask: 7, value: 4 }.truncate(4);
+            let unknown = Value::unknown(Source::Computed(0));
+            for (at, size, value) in [
+                (word, 4, in_kernel),
+                (word + 8, 8, Value::Const(1)),
+                (word + 16, 8, unknown),
+            ] {
+                state.store(Region::PerCpu, at, at, size, value);
+            }
             state
         }
     })

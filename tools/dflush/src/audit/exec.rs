@@ -33,6 +33,13 @@ fn is_stack_segment(register: Register) -> bool {
     )
 }
 
+fn writes(access: OpAccess) -> bool {
+    matches!(
+        access,
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+    )
+}
+
 impl<'a> Executor<'a> {
     pub(super) fn new(map: &'a Map<'a>) -> Self {
         Self {
@@ -137,13 +144,7 @@ impl<'a> Executor<'a> {
             }
             all.push(Access {
                 class: self.map.classify(address, size, state),
-                writes: matches!(
-                    used.access(),
-                    OpAccess::Write
-                        | OpAccess::CondWrite
-                        | OpAccess::ReadWrite
-                        | OpAccess::ReadCondWrite
-                ),
+                writes: writes(used.access()),
                 size: element,
                 shape: self.map.describe(address),
             });
@@ -157,6 +158,37 @@ impl<'a> Executor<'a> {
             });
         }
         all
+    }
+
+    /// Whether an instruction writes to the four bytes of a per-CPU variable, or to part of them.
+    pub(super) fn writes_word(&mut self, i: &Instruction, state: &State, word: u64) -> bool {
+        self.written(i, state).into_iter().any(|(address, size)| {
+            self.map
+                .per_cpu_variable(address)
+                .is_some_and(|at| at < word + 4 && word < at + size as u64)
+        })
+    }
+
+    /// Where an instruction writes, before it runs.
+    fn written(&mut self, i: &Instruction, state: &State) -> Vec<(Address, usize)> {
+        let info = self
+            .info
+            .info_options(i, InstructionInfoOptions::NO_REGISTER_USAGE);
+        info.used_memory()
+            .iter()
+            .filter(|used| writes(used.access()))
+            .map(|used| {
+                let address = Self::resolve(
+                    used.segment(),
+                    used.base(),
+                    used.index(),
+                    used.scale(),
+                    used.displacement(),
+                    state,
+                );
+                (address, used.memory_size().size())
+            })
+            .collect()
     }
 
     /// The base registers of all accesses, and the registers that are written.
@@ -435,39 +467,14 @@ impl<'a> Executor<'a> {
 
     /// Everything else: what it writes is unknown afterwards.
     fn anything(&mut self, i: &Instruction, state: &mut State) {
-        let info = self.info.info(i);
-        let memory: Vec<_> = info.used_memory().to_vec();
-        let registers: Vec<_> = info.used_registers().to_vec();
         let unknown = Value::unknown(Source::Computed(i.ip()));
-        for used in memory {
-            if matches!(
-                used.access(),
-                OpAccess::Write
-                    | OpAccess::CondWrite
-                    | OpAccess::ReadWrite
-                    | OpAccess::ReadCondWrite
-            ) {
-                let address = Self::resolve(
-                    used.segment(),
-                    used.base(),
-                    used.index(),
-                    used.scale(),
-                    used.displacement(),
-                    state,
-                );
-                self.map
-                    .store(address, used.memory_size().size(), state, unknown);
-            }
+        for (address, size) in self.written(i, state) {
+            self.map.store(address, size, state, unknown);
         }
+        let registers = self.info.info(i).used_registers().to_vec();
         let rsp = state.rsp();
         for used in registers {
-            if matches!(
-                used.access(),
-                OpAccess::Write
-                    | OpAccess::CondWrite
-                    | OpAccess::ReadWrite
-                    | OpAccess::ReadCondWrite
-            ) {
+            if writes(used.access()) {
                 let whole = used.register().full_register();
                 state.set_register(whole, unknown);
                 if used.register().size() < 8 && used.register().size() >= 4 {

@@ -17,6 +17,8 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 
 /// How a path that meets no hook is reported.
 pub(super) const LEAVES: &str = "leaves without a flush";
+/// How a path is reported that has met the hook, and on which the state never says "user" again.
+pub(super) const UNCHANGED: &str = "leaves for user mode without a state change";
 const MAX_INSTRUCTION: usize = 15;
 
 /// What control flow depends on.

@@ -62,13 +62,25 @@ impl EntryLine {
         *self.accesses.entry(class).or_default() += 1;
     }
 
-    /// A walk that meets neither hook nor any other end proves nothing.
-    pub(super) fn problem(&self) -> Option<&'static str> {
-        if self.needs_flush && self.receiver + self.nmi_walk + self.left_at_once == 0 {
+    /// A walk that meets neither hook nor any other end proves nothing, nor does one that never
+    /// sees the state say "user" again, as nothing of its way out has been counted.
+    pub(super) fn problem(&self, is_one_way: impl Fn(&str) -> bool) -> Option<&'static str> {
+        let hooks = self.receiver + self.nmi_walk;
+        if self.needs_flush && hooks + self.left_at_once == 0 {
             return Some("no path meets the receiver or the NMI handlers");
         }
-        (!self.needs_flush && self.state_changes == 0)
-            .then_some("no path changes the state to user mode")
+        if self.state_changes > 0 && self.left > 0 {
+            return None;
+        }
+        // All that leaves does so at once, which is a finding of its own.
+        if self.needs_flush && hooks == 0 || is_one_way(&self.name) {
+            return None;
+        }
+        Some(if self.state_changes == 0 {
+            "no path changes the state to user mode"
+        } else {
+            "no path leaves for user mode after the change of state"
+        })
     }
 }
 

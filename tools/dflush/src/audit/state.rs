@@ -379,7 +379,10 @@ fn difference(a: Value, b: Value, size: usize) -> Outcome {
                 Some(sign),
             )
         }
-        (Value::Bits { mask, value }, Value::Const(n)) if (value ^ n) & mask != 0 => {
+        (Value::Bits { mask, value }, Value::Const(n))
+        | (Value::Const(n), Value::Bits { mask, value })
+            if (value ^ n) & mask != 0 =>
+        {
             (Some(false), None, None, None)
         }
         (x, Value::Const(n)) if x.max().is_some_and(|max| max < n) => {

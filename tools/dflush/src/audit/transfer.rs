@@ -5,7 +5,7 @@
 use super::config::Effect;
 use super::events::{End, Event, Finding};
 use super::exec::Executor;
-use super::flow::{Flow, LEAVES, Next};
+use super::flow::{Flow, LEAVES, Next, UNCHANGED};
 use super::memory::Address;
 use super::state::{Phase, State};
 use super::value::{Source, Value};
@@ -23,21 +23,21 @@ pub(super) struct Step<'s, 'a> {
 }
 
 impl Step<'_, '_> {
-    fn find(&mut self, class: &str, shape: impl Into<String>) {
+    pub(super) fn find(&mut self, class: &str, shape: impl Into<String>) {
         self.events.push(Event::Finding(Finding::new(class, shape)));
     }
 
-    fn end(&mut self, end: End) {
+    pub(super) fn end(&mut self, end: End) {
         self.events.push(Event::End(end));
     }
 
-    fn go(&mut self, ip: u64, state: State) {
+    pub(super) fn go(&mut self, ip: u64, state: State) {
         let ip = self.flow.patches.resume(self.node.ip, ip);
         self.next.push((Node { ip, ..self.node }, state));
     }
 
     /// Goes on after this instruction.
-    fn fall(&mut self, ip: u64, state: State) {
+    pub(super) fn fall(&mut self, ip: u64, state: State) {
         let resumed = self.flow.patches.resume(self.node.ip, ip);
         if let Some(name) = self.flow.name(resumed, |n| n.starts_with("__pfx_")) {
             self.find("control flow", format!("falls into {name}"));
@@ -193,7 +193,7 @@ impl Step<'_, '_> {
     }
 
     /// Pops the return address and goes there.
-    fn return_from(&mut self, mut state: State, phase: Phase) {
+    pub(super) fn return_from(&mut self, mut state: State, phase: Phase) {
         let rsp = state.rsp();
         state.set_register(Register::RSP, rsp.add(Value::Const(8)));
         let Some((context, ip)) = self.contexts.caller(self.node.context) else {
@@ -226,158 +226,8 @@ impl Step<'_, '_> {
         ));
     }
 
-    /// A call that an alternative makes direct, of what its memory operand has at boot.
-    fn direct_call(&mut self, state: &State, return_to: u64) -> Result<()> {
-        let call = self.flow.decode(self.node.ip)?;
-        let target = Executor::address(&call, state);
-        let value = self.flow.map().load(target, 8, state, call.ip());
-        let via = self.flow.map().describe(target);
-        self.indirect(value, &via, state, Some(return_to))
-    }
-
-    fn static_call(&mut self, i: &Instruction, key: u64, state: &State) -> Result<()> {
-        let is_tail = i.flow_control() != FlowControl::Call;
-        let return_to = (!is_tail).then(|| i.next_ip());
-        if self.node.phase == Phase::Kernel {
-            self.skip(state, return_to);
-            return Ok(());
-        }
-        self.touch(i, state);
-        let allow = self.flow.allow;
-        let name = self.flow.image.symbols.describe(key);
-        let name = name.strip_prefix("__SCK__").unwrap_or(&name).to_owned();
-        if let Some(targets) = allow.static_call(&name) {
-            return self.calls(targets, state, return_to);
-        }
-        self.find("control flow", format!("static call {name}"));
-        self.skip(state, return_to);
-        Ok(())
-    }
-
-    /// Calls each of these functions, or none of them.
-    fn calls(&mut self, targets: &[String], state: &State, return_to: Option<u64>) -> Result<()> {
-        if targets.is_empty() {
-            self.skip(state, return_to);
-        }
-        for target in targets {
-            let address = self.flow.image.require(target)?;
-            self.call(address, state, return_to);
-        }
-        Ok(())
-    }
-
-    /// Takes a call as done.
-    fn skip(&mut self, state: &State, return_to: Option<u64>) {
-        let mut after = state.clone();
-        after.clobber_caller_saved(self.node.ip);
-        match return_to {
-            Some(ip) => self.fall(ip, after),
-            None => self.return_from(after, self.node.phase),
-        }
-    }
-
-    fn is_followed(&self, target: u64) -> bool {
-        self.node.phase != Phase::Kernel
-            || self.flow.leaving.contains(target)
-            || self.flow.changing.contains(&target)
-    }
-
-    /// Calls a function, or jumps to it if there is nothing to return to.
-    fn call(&mut self, target: u64, state: &State, return_to: Option<u64>) {
-        let allow = self.flow.allow;
-        let caller = self.flow.function(self.node.ip);
-        let caller = (self.node.phase != Phase::Kernel).then_some(&*caller);
-        if let Some(name) = self.flow.name(target, |n| allow.is_stop(n, caller)) {
-            self.end(End::Stop(name));
-            return;
-        }
-        if !self.is_followed(target) {
-            self.skip(state, return_to);
-            return;
-        }
-        let Some(ip) = return_to else {
-            self.go(target, state.clone());
-            return;
-        };
-        let ip = self.flow.patches.resume(self.node.ip, ip);
-        let mut inside = state.clone();
-        inside.push(Value::Const(ip));
-        match self.contexts.call(self.node.context, ip) {
-            Some(context) => self.next.push((
-                Node {
-                    context,
-                    ip: target,
-                    phase: self.node.phase,
-                    stack: None,
-                },
-                inside,
-            )),
-            None => self.find("limit", "the chain of calls is too long"),
-        }
-    }
-
-    fn indirect(
-        &mut self,
-        target: Value,
-        via: &str,
-        state: &State,
-        return_to: Option<u64>,
-    ) -> Result<()> {
-        let function = self.flow.function(self.node.ip);
-        let protocol = self.flow.allow.protocol();
-        // A thunk is reached by a call: the function is the one that called it.
-        let thunk_caller = (return_to.is_none()
-            && self.flow.indirect_thunk(self.node.ip).is_some())
-        .then(|| self.contexts.caller(self.node.context))
-        .flatten();
-        let function = thunk_caller.map_or(function, |(_, ip)| self.flow.function(ip - 1));
-        if self.node.phase == Phase::Kernel {
-            self.skip(state, return_to);
-            return Ok(());
-        }
-        if self.node.phase == Phase::Entry && function == protocol.nmi_walk {
-            self.end(End::NmiWalk);
-            let mut after = state.clone();
-            after.clobber_caller_saved(self.node.ip);
-            match return_to {
-                Some(ip) => self.next.push((
-                    Node {
-                        ip,
-                        phase: Phase::Kernel,
-                        ..self.node
-                    },
-                    after,
-                )),
-                None => self.return_from(after, Phase::Kernel),
-            }
-            return Ok(());
-        }
-        if let Some(address) = target.constant() {
-            self.call(address, state, return_to);
-            return Ok(());
-        }
-        let via = match target.plain() {
-            Value::Number {
-                source: Source::Computed(_) | Source::Loaded(_),
-                ..
-            } => via.to_owned(),
-            Value::Number { source, .. } => self.flow.map().describe_source(source),
-            _ => via.to_owned(),
-        };
-        let allow = self.flow.allow;
-        if let Some(targets) = allow.indirect(&function, &via) {
-            if targets.is_empty() {
-                self.end(End::Stop(format!("{function}: {via}")));
-                return Ok(());
-            }
-            return self.calls(targets, state, return_to);
-        }
-        self.find("indirect branch", format!("through {via}"));
-        Ok(())
-    }
-
     /// Records what an instruction touches.
-    fn touch(&mut self, i: &Instruction, state: &State) {
+    pub(super) fn touch(&mut self, i: &Instruction, state: &State) {
         if self.node.phase != Phase::Kernel {
             let accesses = self.flow.exec.accesses(i, state);
             self.events.extend(accesses.into_iter().map(Event::Access));
@@ -442,19 +292,16 @@ impl Step<'_, '_> {
 
     fn plain(&mut self, i: &Instruction, state: &State) {
         let mut after = state.clone();
-        let is_locked = i.has_lock_prefix() || i.mnemonic() == Mnemonic::Xchg;
         let mut phase = self.node.phase;
-        if is_locked && i.op0_kind() == OpKind::Memory {
-            let address = Executor::address(i, state);
-            if self.flow.map().per_cpu_variable(address) == Some(self.flow.state_word) {
-                match phase {
-                    Phase::Entry => {}
-                    Phase::Kernel => {
-                        self.end(End::StateChange);
-                        phase = Phase::Exit;
-                    }
-                    Phase::Exit => self.find("protocol", "changes the state a second time"),
+        // Locked or not: what else could it be for?
+        if self.flow.exec.writes_word(i, state, self.flow.state_word) {
+            match phase {
+                Phase::Entry => {}
+                Phase::Kernel => {
+                    self.end(End::StateChange);
+                    phase = Phase::Exit;
                 }
+                Phase::Exit => self.find("protocol", "changes the state a second time"),
             }
         }
         self.flow.exec.step(i, &mut after);
@@ -521,7 +368,11 @@ impl Step<'_, '_> {
                 let shape = format!("{LEAVES}, from {}", self.flow.entry);
                 self.find("protocol", shape);
             }
-            Phase::Kernel => self.end(End::LeftUnchanged),
+            Phase::Kernel => {
+                self.end(End::LeftUnchanged);
+                let shape = format!("{UNCHANGED}, from {}", self.flow.entry);
+                self.find("protocol", shape);
+            }
             Phase::Exit => self.end(End::Left),
         }
     }

@@ -183,6 +183,14 @@ impl Value {
             },
             (PerCpu(a), Const(b)) | (Const(a), PerCpu(b)) => PerCpu(a.wrapping_add(b)),
             (Task(a), Const(b)) | (Const(b), Task(a)) => Task(a.wrapping_add(b as i64)),
+            // What is known of the low bits goes on from bit to bit.
+            (Bits { mask, value }, Const(n)) | (Const(n), Bits { mask, value }) => {
+                let low = 1u64
+                    .checked_shl(mask.trailing_ones())
+                    .unwrap_or(0)
+                    .wrapping_sub(1);
+                Self::common(low, value.wrapping_add(n))
+            }
             (Number { max, source }, number) | (number, Number { max, source }) => {
                 match number.max().and_then(|other| max.checked_add(other)) {
                     Some(max) => Number { max, source },

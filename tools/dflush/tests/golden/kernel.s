@@ -2,7 +2,7 @@
 #
 # The smallest kernel that the audit understands: a system call, a page fault and an NMI, each with
 # the receiver or the NMI handlers in its way, and each with a place for something to go wrong:
-# ON_ENTRY, ON_EXIT and IN_NMI are macros that the tests define. STATIC_CALLS, JUMP_LABELS,
+# ON_ENTRY, ON_EXIT, IN_NMI and CHANGE_STATE are macros that the tests define. STATIC_CALLS, JUMP_LABELS,
 # ALTERNATIVES and GATES add entries to the tables.
 
 	.text
@@ -96,7 +96,7 @@ __ct_user_enter:
 
 	.type ct_kernel_exit, @function
 ct_kernel_exit:
-	lock xadd %edi, %gs:context_tracking+8(%rip)
+	CHANGE_STATE
 	ret
 
 	# What the planted code calls.
