@@ -7,6 +7,16 @@ mod harness;
 
 use harness::{DEREFERENCE, FOUND, audit, findings, finds};
 
+/// Plants this into the way in and expects the finding `shape` there.
+fn finds_on_entry(name: &str, code: &str, allow: &str, shape: &str) {
+    finds(
+        name,
+        &[("ON_ENTRY", code)],
+        allow,
+        &format!("do_syscall: {shape}"),
+    );
+}
+
 #[test]
 fn a_change_of_state_that_is_not_locked() {
     let macros = [
@@ -51,4 +61,24 @@ fn a_way_out_without_a_change_of_state() {
         report["problems"][2],
         "entry_SYSCALL_64: no path changes the state to user mode"
     );
+}
+
+#[test]
+fn a_bound_on_one_byte_of_a_slot() {
+    // In the frame of do_syscall(), and undone on both ways.
+    let code = "push %rsi\ncmpb $15, (%rsp)\nja 1f\nmov (%rsp), %rax\n\
+                mov init_task(,%rax,8), %rax\n1: pop %rsi";
+    finds_on_entry("slot", code, "", "unknown: read8 [user + init_task]");
+    let whole = code.replace("cmpb", "cmpq");
+    let report = audit("whole_slot", &[("ON_ENTRY", &whole)], "");
+    assert_eq!(report["clean"], true, "{report:#}");
+}
+
+#[test]
+fn two_bits_that_are_not_both_clear() {
+    // 1 or 2, too: only of a saved CS is it known that they are both set then.
+    let code = "push %rsi\ntestq $3, (%rsp)\nje 1f\nmov (%rsp), %rax\nand $3, %eax\n\
+                cmp $3, %eax\nje 1f\nmov vmalloc_pointer(%rip), %rax\nmov (%rax), %rax\n\
+                1: pop %rsi";
+    finds_on_entry("two_bits", code, "", FOUND);
 }

@@ -32,6 +32,9 @@ pub(super) enum Place {
     Slot(Region, i64),
 }
 
+/// Where the processor, or the entry code, saves CS: from the top of the stack.
+pub(super) const SAVED_CS: i64 = -32;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     size: usize,
@@ -272,6 +275,18 @@ impl State {
         }
     }
 
+    /// Whether a comparison of this size was about all that is followed at a place, and no more.
+    /// (Registers are places only if it was.)
+    fn is_whole(&self, place: Place, size: usize) -> bool {
+        match place {
+            Place::Register(_) => true,
+            Place::Slot(region, offset) => self
+                .slots
+                .get(&(region, offset))
+                .is_none_or(|slot| slot.size == size),
+        }
+    }
+
     /// What is known once a condition is known to hold.
     pub(super) fn refine(&mut self, condition: ConditionCode) {
         use ConditionCode as C;
@@ -280,8 +295,8 @@ impl State {
                 a: Value::Number { max, source },
                 b: Value::Const(n),
                 place: Some(place),
-                ..
-            } => {
+                size,
+            } if self.is_whole(place, size) => {
                 let value = match condition {
                     C::e => Value::Const(n),
                     C::b if n > 0 => Value::Number {
@@ -300,8 +315,11 @@ impl State {
                 a: a @ Value::Number { max, source },
                 b,
                 place: Some(place),
-                ..
+                size,
             } if a == b => {
+                if !self.is_whole(place, size) {
+                    return;
+                }
                 let value = match condition {
                     C::e => Value::Const(0),
                     C::ne => Value::Nonzero { max, source },
@@ -315,10 +333,12 @@ impl State {
                 place: Some(place),
                 ..
             } => {
+                let is_cs = place == Place::Slot(Region::Stack(Stack::Task), SAVED_CS)
+                    || place == Place::Slot(Region::Stack(Stack::Entry), SAVED_CS);
                 let value = match condition {
                     C::e => 0,
                     // user_mode(): the kernel knows privilege levels 0 and 3 only.
-                    C::ne if mask == 3 || mask.is_power_of_two() => mask,
+                    C::ne if mask == 3 && is_cs || mask.is_power_of_two() => mask,
                     _ => return,
                 };
                 (place, Value::Bits { mask, value })
