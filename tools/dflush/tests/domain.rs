@@ -82,3 +82,25 @@ fn two_bits_that_are_not_both_clear() {
                 1: pop %rsi";
     finds_on_entry("two_bits", code, "", FOUND);
 }
+
+#[test]
+fn an_address_outside_the_stack() {
+    for (name, code, source) in [
+        ("far_below", "lea -0x100000(%rsp), %rax", "stack value"),
+        ("far_above", "lea 0x100000(%rsp), %rax", "stack value"),
+        ("below", "lea -0x3ff0(%rsp), %rax", "stack value"),
+        ("above", "lea 0x1000(%rsp), %rax", "task stack"),
+    ] {
+        let code = code.to_owned() + "\nmov (%rax), %rax";
+        finds_on_entry(name, &code, "", &format!("unknown: read8 [{source}]"));
+    }
+    let inside = "lea -0x3000(%rsp), %rax\nmov (%rax), %rax";
+    let report = audit("inside", &[("ON_ENTRY", inside)], "");
+    assert_eq!(report["clean"], true, "{report:#}");
+}
+
+#[test]
+fn a_stack_pointer_that_grows_in_a_loop() {
+    let code = "lea 8(%rsp), %rax\n1: mov (%rax), %rcx\nadd $8, %rax\ndec %esi\njne 1b";
+    finds_on_entry("loop", code, "", "unknown: read8 [stack value]");
+}

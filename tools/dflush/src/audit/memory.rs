@@ -143,9 +143,11 @@ impl<'a> Map<'a> {
             _ => {}
         }
         match address.fixed {
-            Value::Stack { low, high, .. } => {
+            Value::Stack { stack, low, high } => {
                 let high = high.saturating_add_unsigned(last);
-                if high >= 64 {
+                // FRED leaves 16 bytes free at the top.
+                let end = if stack == Stack::Task { 16 } else { 0 };
+                if high >= end || low < -stack.size() {
                     Class::Unknown
                 } else if low >= -PT_REGS && high < 0 {
                     Class::PtRegs

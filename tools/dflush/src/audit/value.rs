@@ -16,7 +16,17 @@ pub(super) enum Stack {
 }
 
 /// No stack is larger than this.
-pub(super) const STACK_SIZE: i64 = 0x8000;
+pub(super) const STACK_SIZE: i64 = 0x4000;
+
+impl Stack {
+    /// THREAD_SIZE, IRQ_STACK_SIZE; a page for the entry stack, and EXCEPTION_STKSZ.
+    pub(super) fn size(self) -> i64 {
+        match self {
+            Stack::Task | Stack::Irq => STACK_SIZE,
+            Stack::Entry => 0x1000,
+        }
+    }
+}
 
 /// Where an unknown value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -314,8 +324,12 @@ impl Value {
             ) if stack == other_stack => {
                 let (mut new_low, mut new_high) = (low.min(other_low), high.max(other_high));
                 if widen {
-                    new_low = if new_low < low { -STACK_SIZE } else { low };
-                    new_high = if new_high > high { 0 } else { high };
+                    new_low = if new_low < low { -stack.size() } else { low };
+                    new_high = if new_high > high {
+                        0.max(other_high)
+                    } else {
+                        high
+                    };
                 }
                 Value::Stack {
                     stack,
@@ -363,13 +377,10 @@ fn join_source(a: Value, b: Value) -> Source {
     }
 }
 
+/// A place in a stack; unknown if it may lie outside.
 fn bounded(stack: Stack, low: i64, high: i64) -> Value {
-    if low < -STACK_SIZE || high > STACK_SIZE {
-        return Value::Stack {
-            stack,
-            low: low.clamp(-STACK_SIZE, STACK_SIZE),
-            high: high.clamp(-STACK_SIZE, STACK_SIZE),
-        };
+    if low < -stack.size() || high > STACK_SIZE {
+        return Value::unknown(Source::Stack);
     }
     Value::Stack { stack, low, high }
 }
