@@ -104,3 +104,87 @@ fn a_stack_pointer_that_grows_in_a_loop() {
     let code = "lea 8(%rsp), %rax\n1: mov (%rax), %rcx\nadd $8, %rax\ndec %esi\njne 1b";
     finds_on_entry("loop", code, "", "unknown: read8 [stack value]");
 }
+
+#[test]
+fn two_entry_stacks_with_the_same_offset() {
+    let allow = r#"
+        [[pointer]]
+        symbol = "current_task"
+        yields = "entry_stack_top"
+        reason = "One of several in this test."
+    "#;
+    let code = "mov %gs:current_task(%rip), %rax\nmov %gs:current_task(%rip), %rcx\n\
+                cmp %rcx, %rax\nje 1f\nmov vmalloc_pointer(%rip), %rax\nmov (%rax), %rax\n1:";
+    finds_on_entry("two_stacks", code, allow, FOUND);
+}
+
+#[test]
+fn a_gs_base_from_anywhere() {
+    let code = "wrgsbase %rsi\nmov %gs:dynamic(%rip), %rax";
+    let report = audit("wrgsbase", &[("ON_ENTRY", code)], "");
+    assert_eq!(
+        findings(&report),
+        [
+            "__ct_user_exit: segment: write4 gs:[context_tracking+0x8]",
+            "do_syscall: segment: read8 gs:[dynamic]",
+        ]
+    );
+    // And the right one, as paranoid_entry() finds it.
+    let code = "swapgs\nmov $7, %eax\nand %esi, %eax\nmov __per_cpu_offset(,%rax,8), %rax\n\
+                wrgsbase %rax\nmov %gs:dynamic(%rip), %rax";
+    let report = audit("wrgsbase_kernel", &[("ON_ENTRY", code)], "");
+    assert_eq!(report["clean"], true, "{report:#}");
+}
+
+#[test]
+fn a_sign_that_is_extended() {
+    let code = "movzbl %sil, %eax\ntest %eax, %eax\nje 1f\nmovsbq %al, %rax\n\
+                mov init_task(,%rax,8), %rax\n1:";
+    finds_on_entry("nonzero", code, "", "unknown: read8 [user + init_task]");
+    let bits = code.replace("test %eax, %eax", "test $1, %eax");
+    finds_on_entry("bits", &bits, "", "unknown: read8 [computed + init_task]");
+    let unsigned = code.replace("movsbq", "movzbq");
+    let report = audit("unsigned", &[("ON_ENTRY", &unsigned)], "");
+    assert_eq!(report["clean"], true, "{report:#}");
+}
+
+#[test]
+fn an_assumed_variable_that_is_overwritten() {
+    let allow = r#"
+        [[memory]]
+        symbol = "dynamic"
+        size = 4
+        value = 0
+        reason = "Zero at first in this test."
+    "#;
+    let code = |store: &str| {
+        format!(
+            "{store}\ncmpl $0, %gs:dynamic(%rip)\nje 1f\n\
+             mov vmalloc_pointer(%rip), %rax\nmov (%rax), %rax\n1:"
+        )
+    };
+    for (name, store) in [
+        ("from_before", "mov %rsi, %gs:dynamic-2(%rip)"),
+        ("a_part", "mov %sil, %gs:dynamic+1(%rip)"),
+        ("an_index", "and $7, %esi\nmovb $1, %gs:dynamic-4(%rsi)"),
+    ] {
+        finds_on_entry(name, &code(store), allow, FOUND);
+    }
+    let report = audit(
+        "beside",
+        &[("ON_ENTRY", &code("movl $1, %gs:dynamic+4(%rip)"))],
+        allow,
+    );
+    assert_eq!(report["clean"], true, "{report:#}");
+}
+
+#[test]
+fn a_register_of_user_mode_that_the_kernel_has_changed() {
+    // SS is 0x2b at first, but a function that is not followed may have written it.
+    let code = "cmpq $0x2b, 0x20(%rbx)\nje 1f\n".to_owned() + DEREFERENCE + "\n1:";
+    let macros = [("AFTER_ENTRY", "call reads_pointer"), ("ON_EXIT", &*code)];
+    finds("changed_ss", &macros, "", &format!("do_syscall: {FOUND}"));
+    let macros = [("ON_EXIT", &*code)];
+    let report = audit("same_ss", &macros, "");
+    assert_eq!(report["clean"], true, "{report:#}");
+}

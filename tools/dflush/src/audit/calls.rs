@@ -61,6 +61,9 @@ impl Step<'_, '_> {
     pub(super) fn skip(&mut self, state: &State, return_to: Option<u64>) {
         let mut after = state.clone();
         after.clobber_caller_saved(self.node.ip);
+        if self.node.phase == Phase::Kernel {
+            after.forget_user_registers();
+        }
         match return_to {
             Some(ip) => self.fall(ip, after),
             None => self.return_from(after, self.node.phase),

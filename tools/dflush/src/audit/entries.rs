@@ -7,7 +7,7 @@
 
 use super::config::Allowlist;
 use super::memory::Map;
-use super::state::{GsBase, Phase, Region, State};
+use super::state::{GsBase, Phase, Region, State, USER_CS};
 use super::value::{Source, Stack, Value};
 use crate::image::Image;
 use anyhow::{Result, ensure};
@@ -90,8 +90,6 @@ pub(super) struct Entries {
     pub(super) gates: usize,
     pub(super) excluded: Vec<String>,
 }
-
-const USER_CS: Value = Value::Bits { mask: 3, value: 3 };
 
 /// The frame of an event from user mode, as the processor pushes it.
 fn frame(map: &Map<'_>, with_error_code: bool, cs: Value, ip: Value) -> Result<State> {

@@ -4,7 +4,7 @@
 
 use super::memory::{Address, Class, Map};
 use super::operands::{is_immediate, operand_size, reads_descriptors, sign};
-use super::state::{Flags, GsBase, Place, Region, State};
+use super::state::{Flags, Place, Region, State};
 use super::value::{Source, Value};
 use iced_x86::{
     Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic as M, OpAccess, OpKind,
@@ -337,7 +337,7 @@ impl<'a> Executor<'a> {
                 state.flags = Flags::Unknown;
             }
             M::Swapgs => state.gs = state.gs.swapped(),
-            M::Wrgsbase => state.gs = GsBase::Kernel,
+            M::Wrgsbase => state.gs = self.map.gs_base(state.register(i.op0_register())),
             M::Movsb | M::Movsq | M::Stosb | M::Stosq if i.has_rep_prefix() => {
                 Self::string(i, state);
             }

@@ -3,7 +3,7 @@
 //! Where an address lies, and what a load from there gives.
 
 use super::config::{Allowlist, Yield};
-use super::state::{GsBase, Region, State};
+use super::state::{GsBase, PT_REGS, Region, State};
 use super::value::{Source, Stack, Value};
 use crate::image::Image;
 use anyhow::Result;
@@ -62,8 +62,6 @@ impl Class {
     }
 }
 
-/// Size of struct pt_regs on x86-64.
-const PT_REGS: i64 = 21 * 8;
 const CPU_ENTRY_AREA: std::ops::Range<u64> = 0xffff_fe00_0000_0000..0xffff_fe80_0000_0000;
 const FIXMAP: std::ops::RangeFrom<u64> = 0xffff_ffff_ff00_0000..;
 
@@ -133,7 +131,9 @@ impl<'a> Map<'a> {
                     return Class::Segment;
                 }
                 return match address.fixed {
-                    Value::Const(a) if self.is_per_cpu(a) && self.is_per_cpu(a + last) => {
+                    Value::Const(a)
+                        if self.is_per_cpu(a) && self.is_per_cpu(a.saturating_add(last)) =>
+                    {
                         Class::PerCpu
                     }
                     _ => Class::Unknown,
@@ -155,11 +155,15 @@ impl<'a> Map<'a> {
                     Class::Stack
                 }
             }
-            Value::PerCpu(a) if self.is_per_cpu(a) && self.is_per_cpu(a + last) => Class::PerCpu,
+            Value::PerCpu(a) if self.is_per_cpu(a) && self.is_per_cpu(a.saturating_add(last)) => {
+                Class::PerCpu
+            }
             Value::Task(offset) if offset >= 0 && offset + (last as i64) < self.task_size => {
                 Class::CurrentTask
             }
-            Value::Const(a) if self.is_image(a) && self.is_image(a + last) => Class::KernelImage,
+            Value::Const(a) if self.is_image(a) && self.is_image(a.saturating_add(last)) => {
+                Class::KernelImage
+            }
             Value::Const(a) if CPU_ENTRY_AREA.contains(&a) => Class::CpuEntryArea,
             Value::Const(a) if FIXMAP.contains(&a) && reach == 0 => Class::Constant,
             _ => Class::Unknown,
@@ -230,16 +234,37 @@ impl<'a> Map<'a> {
     }
 
     pub(super) fn store(&self, address: Address, size: usize, state: &mut State, value: Value) {
+        let length = i64::try_from(size).unwrap_or(i64::MAX);
         if let Some(variable) = self.per_cpu_variable(address) {
-            let offset = (variable - self.per_cpu.0) as i64;
+            let offset = variable.wrapping_sub(self.per_cpu.0) as i64;
             // Only what is followed is kept, so that states stay small and settle.
-            if state.load(Region::PerCpu, offset, 1).is_some() {
+            if state.has_slots(Region::PerCpu, offset, offset.saturating_add(length)) {
                 state.store(Region::PerCpu, offset, offset, size, value);
             }
+        } else if let (Register::GS, Value::Const(a)) | (_, Value::PerCpu(a)) =
+            (address.segment, address.fixed)
+            && self.is_per_cpu(a)
+        {
+            // At an index: it may be any of them. (With no variable to start from it is a
+            // pointer, to dynamic memory.)
+            state.store(Region::PerCpu, 0, i64::MAX, 1, value);
         } else if let Value::Stack { stack, low, high } = address.fixed {
             let reach = address.variable.map_or(Some(0), Value::max).unwrap_or(0);
             let high = high.saturating_add_unsigned(reach.min(1 << 20));
             state.store(Region::Stack(stack), low, high, size, value);
+        }
+    }
+
+    /// What WRGSBASE of a value makes of GS: the kernel's if it is this CPU's base of per-CPU data,
+    /// as kept or as looked up by its number.
+    pub(super) fn gs_base(&self, value: Value) -> GsBase {
+        match value.plain() {
+            Value::PerCpu(0) => GsBase::Kernel,
+            Value::Number {
+                source: Source::ImageAt(table),
+                ..
+            } if self.image.symbols.address("__per_cpu_offset") == Some(table) => GsBase::Kernel,
+            _ => GsBase::Either,
         }
     }
 

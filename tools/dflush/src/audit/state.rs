@@ -35,6 +35,11 @@ pub(super) enum Place {
 /// Where the processor, or the entry code, saves CS: from the top of the stack.
 pub(super) const SAVED_CS: i64 = -32;
 
+/// The CS of user mode: privilege level 3.
+pub(super) const USER_CS: Value = Value::Bits { mask: 3, value: 3 };
+/// Size of struct pt_regs on x86-64.
+pub(super) const PT_REGS: i64 = 21 * 8;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     size: usize,
@@ -168,6 +173,29 @@ impl State {
         if low == high && size <= 8 {
             self.slots.insert((region, low), Slot { size, value });
         }
+    }
+
+    /// What a function leaves of the user registers that can get hold of them. Whoever writes CS
+    /// (ptrace, signal return, exec) leaves its privilege level at user mode's.
+    pub(super) fn forget_user_registers(&mut self) {
+        let task = Region::Stack(Stack::Task);
+        let is_user = match self.load(task, SAVED_CS, 1) {
+            Some(Value::Const(cs)) => cs & 3 == 3,
+            Some(Value::Bits { mask, value }) => mask & value & 3 == 3,
+            _ => false,
+        };
+        let unknown = Value::unknown(Source::User);
+        self.store(task, -PT_REGS, -1, 1, unknown);
+        if is_user {
+            self.store(task, SAVED_CS, SAVED_CS, 8, USER_CS);
+        }
+    }
+
+    /// Whether anything is followed between two offsets.
+    pub(super) fn has_slots(&self, region: Region, low: i64, end: i64) -> bool {
+        self.slots
+            .range((region, low.saturating_sub(64))..(region, end))
+            .any(|((_, at), slot)| at + i64::try_from(slot.size).unwrap_or(0) > low)
     }
 
     /// Copies what is known of `length` bytes.
@@ -377,8 +405,10 @@ fn result(value: Value, size: usize) -> (Option<bool>, Option<bool>) {
 type Outcome = (Option<bool>, Option<bool>, Option<bool>, Option<bool>);
 
 fn difference(a: Value, b: Value, size: usize) -> Outcome {
+    // There are several entry and exception stacks, but one of each of the others.
     if let (Some(a), Some(b)) = (a.slot(), b.slot())
         && a.0 == b.0
+        && a.0 != Stack::Entry
     {
         return (Some(a.1 == b.1), Some(a.1 < b.1), None, Some(a.1 < b.1));
     }

@@ -162,7 +162,22 @@ impl Value {
         let bits = 64 - 8 * u32::try_from(size).unwrap_or(8);
         match self.truncate(size) {
             Const(value) => Const((((value << bits) as i64) >> bits) as u64),
-            Number { max, source } if max >> (63 - bits) != 0 => Value::unknown(source),
+            Number { max, source } | Nonzero { max, source } if max >> (63 - bits) != 0 => {
+                Value::unknown(source)
+            }
+            Bits { mask, value } => {
+                // What lies above the sign is a copy of it.
+                let sign = 1u64 << (63 - bits);
+                let above = !(sign - 1);
+                match (mask & sign, value & sign) {
+                    (0, _) => Self::common(mask & !above, value),
+                    (_, 0) => Bits { mask, value },
+                    _ => Bits {
+                        mask,
+                        value: value | above,
+                    },
+                }
+            }
             other => other,
         }
     }

@@ -2,8 +2,8 @@
 #
 # The smallest kernel that the audit understands: a system call, a page fault and an NMI, each with
 # the receiver or the NMI handlers in its way, and each with a place for something to go wrong:
-# ON_ENTRY, ON_EXIT, IN_NMI and CHANGE_STATE are macros that the tests define. STATIC_CALLS, JUMP_LABELS,
-# ALTERNATIVES and GATES add entries to the tables.
+# ON_ENTRY, AFTER_ENTRY, ON_EXIT, IN_NMI and CHANGE_STATE are macros that the tests define.
+# STATIC_CALLS, JUMP_LABELS, ALTERNATIVES and GATES add entries to the tables.
 
 	.text
 	.globl entry_SYSCALL_64, asm_exc_page_fault, asm_exc_nmi
@@ -49,6 +49,7 @@ do_syscall:
 	call	__ct_user_exit
 	mov	vmalloc_pointer(%rip), %rax	# after the flush: fine
 	mov	(%rax), %rax
+	AFTER_ENTRY
 	call	__ct_user_enter
 	ON_EXIT
 	pop	%rbx
@@ -124,6 +125,8 @@ without_symbol:
 	.type init_task, @object
 init_task:
 	.fill	512, 8, 0
+	.type __per_cpu_offset, @object
+__per_cpu_offset: .fill 8, 8, 0
 	.type vmalloc_pointer, @object
 vmalloc_pointer: .quad 0xffffc90000000000
 	.type handlers, @object
@@ -143,6 +146,7 @@ top_of_stack: .quad 0
 current_task: .quad 0
 	.type context_tracking, @object
 context_tracking: .quad 1, 2
+	.quad 0
 	.type dynamic, @object
 dynamic: .quad 0
 

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The macros of the kernel, and what they are if the test does not say.
-const MACROS: [(&str, &str); 8] = [
+const MACROS: [(&str, &str); 9] = [
     ("ON_ENTRY", ""),
+    ("AFTER_ENTRY", ""),
     ("ON_EXIT", ""),
     ("IN_NMI", ""),
     (
