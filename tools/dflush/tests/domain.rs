@@ -179,6 +179,44 @@ fn an_assumed_variable_that_is_overwritten() {
 }
 
 #[test]
+fn an_assumption_that_is_of_no_use() {
+    let allow = r#"
+        [[memory]]
+        symbol = "dynamic"
+        size = 8
+        value = 0
+        reason = "Nothing reads it here."
+    "#;
+    let report = audit("useless", &[], allow);
+    assert_eq!(
+        report["problems"][0],
+        "stale entry in the allowlist: memory dynamic"
+    );
+}
+
+#[test]
+fn a_static_call_that_is_known_in_one_place_only() {
+    let code = ".Lsite: call __SCT__hook";
+    let macros = [
+        ("ON_ENTRY", code),
+        ("STATIC_CALLS", ".long .Lsite - .\n.long __SCK__hook - ."),
+    ];
+    let allow = |within: &str| {
+        format!(
+            "[[static_call]]\nname = \"hook\"\nwithin = \"{within}\"\ntargets = []\n\
+             reason = \"Nothing in this test.\"\n"
+        )
+    };
+    let report = audit("within", &macros, &allow("entry_SYSCALL_64"));
+    assert_eq!(report["clean"], true, "{report:#}");
+    let report = audit("not_within", &macros, &allow("exc_nmi"));
+    assert_eq!(
+        findings(&report),
+        ["do_syscall: control flow: static call hook"]
+    );
+}
+
+#[test]
 fn a_register_of_user_mode_that_the_kernel_has_changed() {
     // SS is 0x2b at first, but a function that is not followed may have written it.
     let code = "cmpq $0x2b, 0x20(%rbx)\nje 1f\n".to_owned() + DEREFERENCE + "\n1:";

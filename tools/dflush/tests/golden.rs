@@ -218,10 +218,14 @@ fn in_a_replacement() {
         [[feature]]
         name = "X86_FEATURE_7"
         bit = 7
+        release = "unknown"
         value = false
         reason = "Not in this test."
     "#;
     assert_eq!(audit("no_feature", &macros, allow)["clean"], true);
+    // In another release the bit may be another feature.
+    let allow = allow.replace("unknown", "7.3");
+    assert_eq!(findings(&audit("other_release", &macros, &allow)).len(), 1);
 }
 
 #[test]

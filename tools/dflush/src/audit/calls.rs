@@ -32,7 +32,13 @@ impl Step<'_, '_> {
         let allow = self.flow.allow;
         let name = self.flow.image.symbols.describe(key);
         let name = name.strip_prefix("__SCK__").unwrap_or(&name).to_owned();
-        if let Some(targets) = allow.static_call(&name) {
+        let mut chain = vec![self.flow.function(self.node.ip)];
+        let mut context = self.node.context;
+        while let Some((caller, ip)) = self.contexts.caller(context) {
+            chain.push(self.flow.function(ip - 1));
+            context = caller;
+        }
+        if let Some(targets) = allow.static_call(&name, &chain) {
             return self.calls(targets, state, return_to);
         }
         self.find("control flow", format!("static call {name}"));

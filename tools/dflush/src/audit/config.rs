@@ -76,6 +76,8 @@ pub(super) struct StaticKey {
 pub(super) struct Feature {
     pub(super) name: String,
     pub(super) bit: u16,
+    /// The numbers of the bits differ from release to release: how those begin that it is for.
+    pub(super) release: String,
     pub(super) value: bool,
     pub(super) reason: String,
 }
@@ -166,6 +168,9 @@ pub(super) struct Indirect {
 #[serde(deny_unknown_fields)]
 pub(super) struct StaticCall {
     pub(super) name: String,
+    /// Only in this function and what it calls.
+    #[serde(default)]
+    pub(super) within: Option<String>,
     pub(super) targets: Vec<String>,
     pub(super) reason: String,
 }
@@ -214,6 +219,9 @@ pub(super) struct OneWay {
 #[serde(deny_unknown_fields)]
 pub(super) struct ImagePointer {
     pub(super) symbol: String,
+    /// Offsets of members that do change.
+    #[serde(default)]
+    pub(super) except: Vec<u64>,
     pub(super) reason: String,
 }
 
@@ -341,8 +349,9 @@ impl Allowlist {
         lookup!(self, static_key, name, |e| e.name == name).map(|e| e.value)
     }
 
-    pub(super) fn feature(&self, bit: u16) -> Option<bool> {
-        let entry = self.file.feature.iter().find(|e| e.bit == bit)?;
+    pub(super) fn feature(&self, bit: u16, release: &str) -> Option<bool> {
+        let is_for = |e: &Feature| e.bit == bit && release.starts_with(&e.release);
+        let entry = self.file.feature.iter().find(|e| is_for(e))?;
         self.mark("feature", &entry.name);
         Some(entry.value)
     }
@@ -386,8 +395,10 @@ impl Allowlist {
         .map(|e| &*e.targets)
     }
 
-    pub(super) fn static_call(&self, name: &str) -> Option<&[String]> {
-        lookup!(self, static_call, name, |e| e.name == name).map(|e| &*e.targets)
+    /// `chain`: the function of the call, and those that it was called by.
+    pub(super) fn static_call(&self, name: &str, chain: &[String]) -> Option<&[String]> {
+        let is_within = |e: &StaticCall| e.within.as_ref().is_none_or(|f| chain.contains(f));
+        lookup!(self, static_call, name, |e| e.name == name && is_within(e)).map(|e| &*e.targets)
     }
 
     pub(super) fn exclude(&self, entry: &str) -> bool {
@@ -430,8 +441,10 @@ impl Allowlist {
         lookup!(self, one_way, entry, |e| e.entry == entry).is_some()
     }
 
-    pub(super) fn image_pointer(&self, symbol: &str) -> bool {
-        lookup!(self, image_pointer, symbol, |e| e.symbol == symbol).is_some()
+    pub(super) fn image_pointer(&self, symbol: &str, offset: u64) -> bool {
+        lookup!(self, image_pointer, symbol, |e| e.symbol == symbol
+            && !e.except.contains(&offset))
+        .is_some()
     }
 }
 

@@ -275,10 +275,13 @@ pub(super) fn find(image: &Image, map: &Map<'_>, allow: &Allowlist) -> Result<En
             kind: Kind::Idt,
         });
     }
+    let has_iret = image.symbols.address("native_irq_return_iret").is_some();
     for name in IRET_FAULTS {
-        if let Some((address, _)) = by_name.get(name)
-            && image.symbols.address("native_irq_return_iret").is_some()
-        {
+        ensure!(
+            by_name.contains_key(name) == has_iret,
+            "only one of native_irq_return_iret and {name} is there to be looked at"
+        );
+        if let Some((address, _)) = by_name.get(name) {
             all.push(Entry {
                 name: format!("{name} at IRET"),
                 starts: vec![(*address, state_for(map, Kind::IretFault, name)?)],

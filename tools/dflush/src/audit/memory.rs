@@ -198,10 +198,13 @@ impl<'a> Map<'a> {
                     Yield::IrqStackTop => Value::at(Stack::Irq, 0),
                 };
             }
-            return i64::try_from(variable.wrapping_sub(self.per_cpu.0))
+            let known = i64::try_from(variable.wrapping_sub(self.per_cpu.0))
                 .ok()
-                .and_then(|offset| state.load(Region::PerCpu, offset, size))
-                .unwrap_or_else(|| bound(Source::PerCpu(variable)));
+                .and_then(|offset| state.load(Region::PerCpu, offset, size));
+            if known.is_some() {
+                self.use_memory(variable);
+            }
+            return known.unwrap_or_else(|| bound(Source::PerCpu(variable)));
         }
         if address.segment == Register::GS || address.segment == Register::FS {
             return bound(Source::Loaded(at));
@@ -210,7 +213,7 @@ impl<'a> Map<'a> {
             (Value::Const(a), None) if self.is_image(a) => {
                 if size == 8
                     && let Some(symbol) = self.image.symbols.at(a)
-                    && self.allow.image_pointer(&symbol.name)
+                    && self.allow.image_pointer(&symbol.name, a - symbol.address)
                     && let Ok(value) = self.image.u64(a)
                 {
                     return Value::Const(value);
@@ -279,6 +282,16 @@ impl<'a> Map<'a> {
         (variable + protocol.state_offset).wrapping_sub(self.per_cpu.0) as i64
     }
 
+    /// Notes that an assumed value was of use.
+    fn use_memory(&self, variable: u64) {
+        for memory in self.allow.memory() {
+            let address = self.image.symbols.address(&memory.symbol);
+            if address.is_some_and(|a| a + memory.offset == variable) {
+                self.allow.use_memory(memory);
+            }
+        }
+    }
+
     /// Puts the assumed values of per-CPU variables into a state.
     pub(super) fn assume_memory(&self, state: &mut State) -> Result<()> {
         for memory in self.allow.memory() {
@@ -300,7 +313,6 @@ impl<'a> Map<'a> {
             }
             .and(Value::Const(u64::MAX));
             state.store(Region::PerCpu, offset, offset, memory.size, value);
-            self.allow.use_memory(memory);
         }
         Ok(())
     }

@@ -82,6 +82,7 @@ impl Patches {
             end >= start && (end - start) % ALT_ENTRY == 0,
             "the table of alternatives has entries of another size than {ALT_ENTRY}"
         );
+        let release = super::report::release(image);
         for at in (start..end).step_by(ALT_ENTRY as usize) {
             let site = image.relative(at)?;
             let replacement = image.relative(at + 4)?;
@@ -92,7 +93,7 @@ impl Patches {
             let known = if feature == ALWAYS {
                 Some(true)
             } else {
-                assume.feature(feature)
+                assume.feature(feature, &release)
             };
             let applies = known.map(|set| set != (flags & ALT_NOT != 0));
             let alternative = self

@@ -389,7 +389,7 @@ pub(super) fn disassemble(flow: &Flow<'_>, trace: &[u64]) -> Vec<String> {
 }
 
 /// The kernel's release, from its banner.
-fn release(image: &Image) -> String {
+pub(super) fn release(image: &Image) -> String {
     image
         .symbols
         .address("linux_banner")
