@@ -226,3 +226,31 @@ fn a_register_of_user_mode_that_the_kernel_has_changed() {
     let report = audit("same_ss", &macros, "");
     assert_eq!(report["clean"], true, "{report:#}");
 }
+
+#[test]
+fn a_caller_that_no_path_leads_to() {
+    let code = ".text\n.type stray, @function\nstray: call __ct_user_enter\nret\n\
+                .section .init.data, \"aw\"";
+    finds(
+        "coverage",
+        &[("GATES", code)],
+        "",
+        ": coverage: stray calls __ct_user_enter and no path leads there",
+    );
+}
+
+#[test]
+fn a_path_that_may_end_in_one_place_only() {
+    let allow = |caller: &str| {
+        format!(
+            "[[stop]]\nfunction = \"reads_pointer\"\ncaller = \"{caller}\"\n\
+             reason = \"Only from there in this test.\"\n"
+        )
+    };
+    let code = "testb $1, some_key(%rip)\nje 1f\ncall reads_pointer\n1:";
+    let macros = [("ON_ENTRY", code)];
+    let report = audit("stop", &macros, &allow("do_syscall"));
+    assert_eq!(report["clean"], true, "{report:#}");
+    let report = audit("stop_elsewhere", &macros, &allow("exc_nmi"));
+    assert_eq!(findings(&report), [format!("reads_pointer: {FOUND}")]);
+}
