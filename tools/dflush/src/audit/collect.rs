@@ -54,11 +54,9 @@ impl Collected {
             match event {
                 Event::Access(access) => {
                     line.count(self.report.access(node.ip, node.phase, access));
-                    self.report.known.add(
-                        flow.patches.runs_at(node.ip),
-                        node.phase,
-                        access.class,
-                    );
+                    self.report
+                        .known
+                        .add(flow.patches.runs_at(node.ip), node.phase, access.class);
                     if access.class.is_finding() {
                         self.find(flow, entry, walk, node, finding(access));
                     }

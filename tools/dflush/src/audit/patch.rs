@@ -118,8 +118,10 @@ impl Patches {
                 is_direct_call: flags & ALT_DIRECT_CALL != 0,
             });
             if length > 0 && flags & ALT_DIRECT_CALL == 0 {
-                self.replacements
-                    .insert(replacement, (replacement + length, site + site_length, site));
+                self.replacements.insert(
+                    replacement,
+                    (replacement + length, site + site_length, site),
+                );
             }
         }
         Ok(())

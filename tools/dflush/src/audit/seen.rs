@@ -76,9 +76,8 @@ fn fits(class: Class, seen: &str) -> bool {
         Class::CurrentTask => seen == "current_task",
         Class::DescriptorTable => matches!(seen, "cpu_entry_area" | "rodata" | "data"),
         Class::CpuEntryArea => seen == "cpu_entry_area",
-        Class::Constant => seen != "vmalloc",
-        // Allowed with a reason, which says why it is not this.
-        Class::Segment | Class::Unknown => seen != "vmalloc",
+        // The latter two allowed with a reason, which says why it is not this.
+        Class::Constant | Class::Segment | Class::Unknown => seen != "vmalloc",
     }
 }
 
