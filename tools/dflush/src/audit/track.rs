@@ -270,7 +270,8 @@ impl<'a> Tracker<'a> {
             _ => match line.target.as_ref().filter(|_| line.is_immediate) {
                 Some(target) if target.offset == 0 => Value::Address(&target.symbol),
                 Some(_) => Value::Unknown,
-                None => Value::Constant(i.immediate(1)),
+                // String instructions have memory of another kind there.
+                None => i.try_immediate(1).map_or(Value::Unknown, Value::Constant),
             },
         }
     }
