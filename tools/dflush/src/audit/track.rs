@@ -451,8 +451,10 @@ impl<'a> Tracker<'a> {
         if is_pure_load(i) {
             return self.push(Step::Load(place));
         }
-        let immediate = (i.op_count() > 1 && i.op1_kind() != OpKind::Register)
-            .then(|| i.immediate(1) & width_of(i).mask());
+        let immediate = i
+            .try_immediate(1)
+            .ok()
+            .map(|value| value & width_of(i).mask());
         let all = width_of(i).mask();
         let step = match (place, i.mnemonic(), i.has_lock_prefix(), immediate) {
             (Place::Word, ..) if offset != 0 => Step::StoreWord,
