@@ -333,7 +333,7 @@ fn before_nmi_handler() -> Result<KVec<Range>> {
             }
         }
     }
-    // What hwlat and osnoise have called there on each NMI reads this clock, and calls no more.
+    // What hwlat and osnoise have called there on each NMI reads this clock.
     if cfg!(any(CONFIG_HWLAT_TRACER, CONFIG_OSNOISE_TRACER)) {
         add(&mut watched, function(c"trace_clock_local")?)?;
     }
