@@ -20,6 +20,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use kernel::ffi::{c_int, c_void};
+use kernel::static_lock_class;
 
 static WORK: Work = Work::new();
 
@@ -125,7 +126,10 @@ impl StaleLimit {
         IS_SCHEDULED.store(false, SeqCst);
         Self(work::Ready::new(
             &WORK,
-            c"deferred_flush_stale_limit",
+            work::Class {
+                name: c"deferred_flush_stale_limit",
+                keys: [static_lock_class!(), static_lock_class!()],
+            },
             on_time,
         ))
     }

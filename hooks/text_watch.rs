@@ -26,6 +26,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use kernel::ffi::c_ulong;
 use kernel::prelude::*;
+use kernel::static_lock_class;
 
 static OPS: Ops = Ops::new();
 
@@ -158,7 +159,14 @@ impl TextWatch {
         unsafe { *RANGES.0.get() = ranges };
         let mut watch = Self {
             hook: None,
-            _resume: work::Ready::new(&RESUME, c"deferred_flush_resume", resume),
+            _resume: work::Ready::new(
+                &RESUME,
+                work::Class {
+                    name: c"deferred_flush_resume",
+                    keys: [static_lock_class!(), static_lock_class!()],
+                },
+                resume,
+            ),
             writes_before: SITE_WRITES.load(Relaxed),
             expected: KVec::new(),
         };

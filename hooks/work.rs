@@ -11,7 +11,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
-use kernel::static_lock_class;
+use kernel::sync::LockClassKey;
 
 /// What is run.
 pub(crate) type Function = unsafe extern "C" fn(*mut bindings::work_struct);
@@ -78,14 +78,27 @@ impl Work {
     }
 }
 
+/// A name and two lock classes, of the work and of its timer, for lockdep. Each work has its own:
+/// lockdep warns if one class has two names.
+pub(crate) struct Class {
+    /// Of both classes.
+    pub(crate) name: &'static CStr,
+    /// By `static_lock_class!()`, which yields another class wherever it is written.
+    pub(crate) keys: [Pin<&'static LockClassKey>; 2],
+}
+
 /// The work may be scheduled. Dropping this cancels it and waits for it.
 pub(crate) struct Ready(&'static Work);
 
 impl Ready {
     /// Makes `work` run `function`. Called under the lock of `control.rs`, so there is at most one
     /// for each work.
-    pub(crate) fn new(work: &'static Work, name: &'static CStr, function: Function) -> Self {
+    pub(crate) fn new(work: &'static Work, class: Class, function: Function) -> Self {
         let raw = work.raw.get();
+        let Class {
+            name,
+            keys: [work_key, timer_key],
+        } = class;
         // SAFETY: neither ready nor queued, as a former `Ready` has cancelled it: nobody else uses
         // it. The kernel wants its own function in the timer.
         unsafe {
@@ -95,14 +108,14 @@ impl Ready {
                 Some(function),
                 false,
                 name.as_char_ptr(),
-                static_lock_class!().as_ptr(),
+                work_key.as_ptr(),
             );
             bindings::timer_init_key(
                 &raw mut (*raw).timer,
                 Some(bindings::delayed_work_timer_fn),
                 bindings::TIMER_IRQSAFE,
                 name.as_char_ptr(),
-                static_lock_class!().as_ptr(),
+                timer_key.as_ptr(),
             );
         }
         // INVARIANT: initialised just now.
