@@ -106,7 +106,23 @@ is_housekeeping() {
 	done
 }
 
-begin 9
+# The work that resumes deferral runs, and then again that of the limit.
+keeps_limit_after_suspension() {
+	local tries
+	echo vtime_user_exit >"$TRACING/set_ftrace_filter"
+	echo function >"$TRACING/current_tracer"
+	note "state '$(state_of)'"
+	echo nop >"$TRACING/current_tracer"
+	echo >"$TRACING/set_ftrace_filter"
+	for tries in {1..200}; do
+		[ "$(state_of)" != on ] || break
+		sleep 0.1
+	done
+	set_limit 2000
+	owe_for 0 2000 && all_are_interrupted $((bound / 1000))
+}
+
+begin 10
 load_module
 CPUS=$(awk 'NR > 1' "$VIEWS/cpus" | wc -l)
 ISOLATED=$(awk 'NR > 1 { printf "%s%s", separator, $1; separator = "|" }' "$VIEWS/cpus")
@@ -120,6 +136,7 @@ check "stale limit: not before its time" owe_for 1 5000
 check "stale limit: CPUs are interrupted when it passes" all_are_interrupted $((bound / 1000))
 sleep $((bound / 1000 + 1))
 check "stale limit: once each, and not again" once_each
+check "stale limit: kept after a suspension" keeps_limit_after_suspension
 set_limit 300
 check "stale limit: timer and work stay on housekeeping CPUs" stays_on_housekeeping
 set_limit 0
