@@ -8,7 +8,10 @@
 //! still uses X's translations writes to pages that percpu gave back: those that are of interest
 //! are kept from being used again by a reference, and poisoned.
 
-use crate::bindings;
+use crate::{
+    area,
+    bindings, //
+};
 use core::sync::atomic::{
     AtomicBool,
     AtomicI32,
@@ -447,6 +450,7 @@ impl Chunks {
         }
         // SAFETY: May be called in any context that can sleep.
         unsafe { bindings::vm_unmap_aliases() };
+        area::owe_again();
         Ok(())
     }
 

@@ -272,6 +272,7 @@ fn flush(kind: u64) -> Result {
                 let area = bindings::vmalloc_noprof(LARGE);
                 bindings::vfree(area);
                 bindings::vm_unmap_aliases();
+                area::owe_again();
                 let huge = bindings::vmalloc_huge_node_noprof(LARGE / 2, gfp, -1);
                 bindings::vfree(huge);
             }

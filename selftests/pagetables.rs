@@ -3,7 +3,10 @@
 //! Page-table pages that are freed: huge mappings that take the place of page tables, and a copy of
 //! a function that frees them, such as a livepatch would bring.
 
-use crate::bindings;
+use crate::{
+    area,
+    bindings, //
+};
 use core::{
     mem::offset_of,
     ptr::NonNull,
@@ -39,6 +42,7 @@ pub(crate) fn replace_middle_table() -> Result {
     // Not aligned to 1 GiB, so mapped by entries of 2 MiB. The same alignment and size as below,
     // so the allocator gives the same addresses.
     map_once(NOWHERE + (2 << 20), GIGABYTE)?;
+    area::owe_again();
     map_once(NOWHERE, GIGABYTE)
 }
 
