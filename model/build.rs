@@ -51,16 +51,10 @@ fn main() {
         fs::write(&path, text).unwrap();
         writeln!(instances, "instance!({}, {path:?});", mutant.name).unwrap();
     }
-    instances.push_str(
-        "fn run_instance(name: &str, scenario: &Scenario) -> Outcome {\n    match name {\n",
-    );
+    instances.push_str("fn instance_named(name: &str) -> Make {\n    match name {\n");
     for name in std::iter::once("original").chain(MUTANTS.iter().map(|mutant| mutant.name)) {
-        writeln!(
-            instances,
-            "        \"{name}\" => explore::<{name}::Instance>(scenario),"
-        )
-        .unwrap();
+        writeln!(instances, "        \"{name}\" => {name}::make,").unwrap();
     }
-    instances.push_str("        _ => unreachable!(\"no such mutant\"),\n    }\n}\n");
+    instances.push_str("        _ => panic!(\"there is no mutant {name}\"),\n    }\n}\n");
     fs::write(out.join("instances.rs"), instances).unwrap();
 }

@@ -40,8 +40,7 @@ macro_rules! atomic {
             inner: OnceLock<loom::sync::atomic::$name>,
         }
 
-        // Which of them is used depends on the mutant.
-        #[allow(dead_code)]
+        #[expect(dead_code, reason = "not every type is used in every way")]
         impl $name {
             pub(crate) const fn new(initial: $int) -> Self {
                 Self {

@@ -3,7 +3,7 @@
 //! Runs scenarios under loom.
 
 use crate::machine::Machine;
-use crate::protocol::Protocol;
+use crate::protocol::Make;
 use crate::scenario::{Blocker, Nmis, Scenario, Setup};
 use crate::trace;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -25,23 +25,23 @@ pub(crate) struct Failure {
 }
 
 /// What a thread of the model does.
-type Role<P> = Box<dyn FnOnce(&Machine<P>) + Send>;
+type Role = Box<dyn FnOnce(&Machine) + Send>;
 
 /// One execution: starts everybody and waits for them.
-fn execute<P: Protocol>(setup: &Setup) {
+fn execute(setup: &Setup, make: Make) {
     trace::forget_names();
-    let machine = loom::sync::Arc::new(Machine::<P>::new(setup));
+    let machine = loom::sync::Arc::new(Machine::new(setup, make));
     machine.start();
     trace::start();
     let mut threads = Vec::new();
-    let mut spawn = |name: String, run: Role<P>| {
+    let mut spawn = |name: String, run: Role| {
         let machine = machine.clone();
         let builder = loom::thread::Builder::new().name(name);
         threads.push(builder.spawn(move || run(&machine)).unwrap());
     };
     let resumes_first = setup.blocker == Blocker::ResumeThenSend;
     for i in 0..setup.senders {
-        let send = move |machine: &Machine<P>| {
+        let send = move |machine: &Machine| {
             if resumes_first {
                 machine.run_resume();
             }
@@ -65,7 +65,7 @@ fn execute<P: Protocol>(setup: &Setup) {
 }
 
 /// All executions of one setup, up to the first that fails.
-fn check<P: Protocol>(setup: &Setup) -> (usize, Option<String>) {
+fn check(setup: &Setup, make: Make) -> (usize, Option<String>) {
     let executions = Arc::new(AtomicUsize::new(0));
     let counter = executions.clone();
     let setup = setup.clone();
@@ -75,7 +75,7 @@ fn check<P: Protocol>(setup: &Setup) -> (usize, Option<String>) {
     let result = catch_unwind(AssertUnwindSafe(move || {
         builder.check(move || {
             counter.fetch_add(1, Relaxed);
-            execute::<P>(&setup);
+            execute(&setup, make);
         });
     }));
     let failure = result.err().map(|panic| {
@@ -87,11 +87,11 @@ fn check<P: Protocol>(setup: &Setup) -> (usize, Option<String>) {
 }
 
 /// Explores one setup. One that fails is explored again, to record what happens.
-fn explore_setup<P: Protocol>(setup: &Setup) -> Outcome {
-    let (executions, message) = check::<P>(setup);
+fn explore_setup(setup: &Setup, make: Make) -> Outcome {
+    let (executions, message) = check(setup, make);
     let failure = message.map(|message| {
         trace::enable(true);
-        let again = check::<P>(setup);
+        let again = check(setup, make);
         trace::enable(false);
         assert_eq!(again.0, executions, "loom is not deterministic");
         Failure {
@@ -106,11 +106,11 @@ fn explore_setup<P: Protocol>(setup: &Setup) -> Outcome {
 }
 
 /// Explores a scenario with all its NMIs.
-pub(crate) fn explore<P: Protocol>(scenario: &Scenario) -> Outcome {
+pub(crate) fn explore(scenario: &Scenario, make: Make) -> Outcome {
     let mut total = 0;
     let mut run = |points: &[usize]| {
         let setup = scenario.setup.nmi(points);
-        let mut outcome = explore_setup::<P>(&setup);
+        let mut outcome = explore_setup(&setup, make);
         total += outcome.executions;
         outcome.executions = total;
         (outcome, setup.reached.load(Relaxed))

@@ -16,7 +16,7 @@
 //! takes it and does there what that CPU would do; it would have waited for it anyway.
 
 use crate::atomics::{AtomicU32, Ordering::*};
-use crate::protocol::Protocol;
+use crate::protocol::{Make, Protocol};
 use crate::scenario::{Blocker, Fault, Setup};
 use crate::trace;
 use loom::sync::Mutex;
@@ -42,10 +42,10 @@ struct Private {
     nmi_depth: usize,
 }
 
-struct Cpu<P: Protocol> {
+struct Cpu {
+    number: usize,
     name: &'static str,
     state: AtomicU32,
-    word: P::Word,
     running: Mutex<Private>,
 }
 
@@ -58,12 +58,12 @@ enum Interrupt {
     FlushIfOwed,
 }
 
-pub(crate) struct Machine<P: Protocol> {
+pub(crate) struct Machine {
     setup: Setup,
     entries: Vec<AtomicU32>,
     published: Vec<AtomicU32>,
-    cpus: Vec<Cpu<P>>,
-    blocked: P::Blocked,
+    cpus: Vec<Cpu>,
+    protocol: Box<dyn Protocol>,
     /// Whether watched code is changed, so that a tracer runs before receiver and NMI handler.
     text: AtomicU32,
     /// Whether receiver and NMI handler are installed.
@@ -78,8 +78,8 @@ const WORD_NAMES: [&str; 2] = ["cpu0's word", "cpu1's word"];
 const ENTRY_NAMES: [&str; 2] = ["entry0", "entry1"];
 const PUBLISHED_NAMES: [&str; 2] = ["published0", "published1"];
 
-impl<P: Protocol> Machine<P> {
-    pub(crate) fn new(setup: &Setup) -> Self {
+impl Machine {
+    pub(crate) fn new(setup: &Setup, make: Make) -> Self {
         let mappings = setup.senders;
         let numbers = || (0..mappings).map(|_| AtomicU32::new(FIRST)).collect();
         Self {
@@ -88,9 +88,9 @@ impl<P: Protocol> Machine<P> {
             published: numbers(),
             cpus: (0..setup.cpus)
                 .map(|i| Cpu {
+                    number: i,
                     name: CPU_NAMES[i],
                     state: AtomicU32::new(2),
-                    word: P::word(),
                     running: Mutex::new(Private {
                         tlb: vec![FIRST; mappings],
                         in_user: true,
@@ -99,7 +99,7 @@ impl<P: Protocol> Machine<P> {
                     }),
                 })
                 .collect(),
-            blocked: P::blocked(),
+            protocol: make(setup.cpus),
             text: AtomicU32::new(0),
             installed: AtomicU32::new(1),
             rcu_tasks: Mutex::new(()),
@@ -110,9 +110,9 @@ impl<P: Protocol> Machine<P> {
     pub(crate) fn start(&self) {
         for (i, cpu) in self.cpus.iter().enumerate() {
             trace::set_name((&raw const cpu.state).cast(), STATE_NAMES[i]);
-            trace::set_name((&raw const cpu.word).cast(), WORD_NAMES[i]);
+            trace::set_name(self.protocol.word(i), WORD_NAMES[i]);
             cpu.state.load(Relaxed);
-            P::is_clear(&cpu.word);
+            self.protocol.is_clear(i);
         }
         for (i, (entry, published)) in self.entries.iter().zip(&self.published).enumerate() {
             trace::set_name((&raw const *entry).cast(), ENTRY_NAMES[i]);
@@ -120,15 +120,15 @@ impl<P: Protocol> Machine<P> {
             entry.load(Relaxed);
             published.load(Relaxed);
         }
-        trace::set_name((&raw const self.blocked).cast(), "blocked");
+        trace::set_name(self.protocol.blocked(), "blocked");
         trace::set_name((&raw const self.text).cast(), "text");
         trace::set_name((&raw const self.installed).cast(), "installed");
-        P::generation(&self.blocked);
+        self.protocol.generation();
         self.text.load(Relaxed);
         self.installed.load(Relaxed);
         if self.setup.resumes() {
             // An earlier tracer, that has gone.
-            P::block_for_write(&self.blocked);
+            self.protocol.block_for_write();
         }
     }
 
@@ -137,7 +137,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// A change of the kernel's state word: fully ordered.
-    fn change_state(&self, cpu: &Cpu<P>, by: u32) {
+    fn change_state(&self, cpu: &Cpu, by: u32) {
         let order = if self.has(Fault::UnorderedState) {
             Relaxed
         } else {
@@ -147,7 +147,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Kernel code that uses every mapping, as far as it has been given to it.
-    fn use_mappings(&self, cpu: &Cpu<P>, me: &Private, who: &str) {
+    fn use_mappings(&self, cpu: &Cpu, me: &Private, who: &str) {
         for (i, published) in self.published.iter().enumerate() {
             let number = published.load(Acquire);
             assert!(
@@ -158,12 +158,12 @@ impl<P: Protocol> Machine<P> {
         }
     }
 
-    fn flush_mapping(&self, cpu: &Cpu<P>, me: &mut Private, i: usize) {
+    fn flush_mapping(&self, cpu: &Cpu, me: &mut Private, i: usize) {
         me.tlb[i] = self.entries[i].load(Relaxed);
         trace::record(|| format!("{} flushes {}", cpu.name, ENTRY_NAMES[i]));
     }
 
-    fn flush_all(&self, cpu: &Cpu<P>, me: &mut Private) {
+    fn flush_all(&self, cpu: &Cpu, me: &mut Private) {
         trace::record(|| format!("{} flushes everything", cpu.name));
         for i in 0..me.tlb.len() {
             me.tlb[i] = self.entries[i].load(Relaxed);
@@ -176,15 +176,15 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// A tracer on watched code runs before the module's hooks.
-    fn run_tracer(&self, cpu: &Cpu<P>, me: &Private) {
+    fn run_tracer(&self, cpu: &Cpu, me: &Private) {
         if self.setup.has_tracer() && self.text.load(Relaxed) == 1 {
             self.use_mappings(cpu, me, "a tracer before the flush");
         }
     }
 
     /// Exchange, flush, clear, by the protocol.
-    fn receive(&self, cpu: &Cpu<P>, me: &mut Private) {
-        P::receive(&cpu.word, || {
+    fn receive(&self, cpu: &Cpu, me: &mut Private) {
+        self.protocol.receive(cpu.number, &mut || {
             self.nmi_point(cpu, me);
             self.flush_all(cpu, me);
             self.nmi_point(cpu, me);
@@ -192,33 +192,36 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// hooks/receiver.rs.
-    fn run_receiver(&self, cpu: &Cpu<P>, me: &mut Private) {
-        if self.is_installed() && !self.has(Fault::NoReceiver) && !P::is_clear(&cpu.word) {
+    fn run_receiver(&self, cpu: &Cpu, me: &mut Private) {
+        if self.is_installed()
+            && !self.has(Fault::NoReceiver)
+            && !self.protocol.is_clear(cpu.number)
+        {
             self.nmi_point(cpu, me);
             self.receive(cpu, me);
         }
     }
 
     /// hooks/nmi.rs.
-    fn run_nmi_handler(&self, cpu: &Cpu<P>, me: &mut Private) {
+    fn run_nmi_handler(&self, cpu: &Cpu, me: &mut Private) {
         if !self.is_installed() {
             return;
         }
         if self.has(Fault::NmiTakesBit) {
-            // As the receiver does, but leaves nothing for an NMI inside this one.
-            if !P::is_clear(&cpu.word) {
-                P::receive(&cpu.word, || ());
+            // Nothing is left for an NMI inside this one.
+            if !self.protocol.is_clear(cpu.number) {
+                self.protocol.take(cpu.number);
                 self.nmi_point(cpu, me);
                 self.flush_all(cpu, me);
             }
-        } else if !P::is_clear(&cpu.word) {
+        } else if !self.protocol.is_clear(cpu.number) {
             self.nmi_point(cpu, me);
             self.flush_all(cpu, me);
         }
     }
 
     /// An NMI, from wherever the CPU is.
-    fn nmi(&self, cpu: &Cpu<P>, me: &mut Private) {
+    fn nmi(&self, cpu: &Cpu, me: &mut Private) {
         trace::record(|| format!("NMI on {}", cpu.name));
         me.nmi_depth += 1;
         let was_watching = cpu.state.load(Relaxed) & WATCHING != 0;
@@ -243,7 +246,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// A place at which an NMI can come; it does if the scenario says so.
-    fn nmi_point(&self, cpu: &Cpu<P>, me: &mut Private) {
+    fn nmi_point(&self, cpu: &Cpu, me: &mut Private) {
         let point = me.nmi_points;
         me.nmi_points += 1;
         if cpu.name == CPU_NAMES[0] && me.nmi_depth < 2 && self.setup.nmi.contains(&point) {
@@ -253,7 +256,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// From user mode to the point where kernel code may use anything.
-    fn enter(&self, cpu: &Cpu<P>, me: &mut Private) {
+    fn enter(&self, cpu: &Cpu, me: &mut Private) {
         trace::record(|| format!("{} enters the kernel", cpu.name));
         self.nmi_point(cpu, me);
         self.change_state(cpu, ENTER);
@@ -267,7 +270,7 @@ impl<P: Protocol> Machine<P> {
         self.nmi_point(cpu, me);
     }
 
-    fn exit(&self, cpu: &Cpu<P>, me: &mut Private) {
+    fn exit(&self, cpu: &Cpu, me: &mut Private) {
         self.change_state(cpu, EXIT);
         me.in_user = true;
         trace::record(|| format!("{} is in user mode", cpu.name));
@@ -275,7 +278,7 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Interrupts a CPU and waits until the handler has run.
-    fn interrupt(&self, cpu: &Cpu<P>, interrupt: Interrupt) {
+    fn interrupt(&self, cpu: &Cpu, interrupt: Interrupt) {
         let mut me = cpu.running.lock().unwrap();
         let me = &mut *me;
         trace::record(|| format!("interrupt on {}", cpu.name));
@@ -284,9 +287,10 @@ impl<P: Protocol> Machine<P> {
             self.enter(cpu, me);
         }
         match interrupt {
+            _ if self.has(Fault::NoInterruptFlush) => {}
             Interrupt::FlushMapping(i) => self.flush_mapping(cpu, me, i),
             Interrupt::FlushIfOwed => {
-                if !P::is_clear(&cpu.word) {
+                if !self.protocol.is_clear(cpu.number) {
                     self.receive(cpu, me);
                 }
             }
@@ -317,14 +321,14 @@ impl<P: Protocol> Machine<P> {
     pub(crate) fn run_sender(&self, i: usize) {
         for number in FIRST + 1..=FIRST + self.setup.changes {
             self.entries[i].store(number, Relaxed);
-            P::sender_barrier();
+            self.protocol.sender_barrier();
             // The kernel asks for each CPU first, and then interrupts those that it has to.
-            let interrupted: Vec<&Cpu<P>> = self
+            let interrupted: Vec<&Cpu> = self
                 .cpus
                 .iter()
                 .filter(|cpu| {
-                    !P::offer(&cpu.word, &self.blocked, || {
-                        P::is_quiet(cpu.state.load(Acquire))
+                    !self.protocol.offer(cpu.number, &|| {
+                        self.protocol.is_quiet(cpu.state.load(Acquire))
                     })
                 })
                 .collect();
@@ -338,10 +342,10 @@ impl<P: Protocol> Machine<P> {
 
     /// hooks/drain.rs.
     fn drain(&self) {
-        let owing: Vec<&Cpu<P>> = self
+        let owing: Vec<&Cpu> = self
             .cpus
             .iter()
-            .filter(|cpu| !P::is_clear(&cpu.word))
+            .filter(|cpu| !self.protocol.is_clear(cpu.number))
             .collect();
         for cpu in owing {
             self.interrupt(cpu, Interrupt::FlushIfOwed);
@@ -349,15 +353,15 @@ impl<P: Protocol> Machine<P> {
     }
 
     /// Blocks and drains, or a faulty form of that.
-    fn block_and_drain(&self, block: impl Fn(&P::Blocked)) {
+    fn block_and_drain(&self, block: fn(&(dyn Protocol + 'static))) {
         match self.setup.fault {
             Some(Fault::DrainFirst) => {
                 self.drain();
-                block(&self.blocked);
+                block(&*self.protocol);
             }
-            Some(Fault::NoDrain) => block(&self.blocked),
+            Some(Fault::NoDrain) => block(&*self.protocol),
             _ => {
-                block(&self.blocked);
+                block(&*self.protocol);
                 self.drain();
             }
         }
@@ -383,11 +387,11 @@ impl<P: Protocol> Machine<P> {
         match self.setup.blocker {
             Blocker::None => {}
             Blocker::Mode => {
-                self.block_and_drain(P::block_mode);
+                self.block_and_drain(<dyn Protocol>::block_mode);
                 self.installed.store(0, Relaxed);
             }
             Blocker::Memory => {
-                self.block_and_drain(P::block_memory);
+                self.block_and_drain(<dyn Protocol>::block_memory);
                 self.assert_nothing_stale();
             }
             Blocker::Tracer | Blocker::Resume | Blocker::ResumeThenSend => {
@@ -395,7 +399,7 @@ impl<P: Protocol> Machine<P> {
                 if self.has(Fault::WriteFirst) {
                     self.text.store(1, Relaxed);
                 }
-                self.block_and_drain(P::block_for_write);
+                self.block_and_drain(<dyn Protocol>::block_for_write);
                 self.text.store(1, Relaxed);
             }
         }
@@ -403,12 +407,12 @@ impl<P: Protocol> Machine<P> {
 
     /// What ends a suspension: `settled_generation()`, a look at the text, `resume()`.
     pub(crate) fn run_resume(&self) {
-        let generation = P::generation(&self.blocked);
+        let generation = self.protocol.generation();
         if !self.has(Fault::HastyResume) {
             drop(self.rcu_tasks.lock().unwrap());
         }
         if self.text.load(Relaxed) == 0 {
-            P::resume(&self.blocked, generation);
+            self.protocol.resume(generation);
         }
     }
 }

@@ -3,15 +3,22 @@
 //! Explores the deferral protocol under loom.
 //!
 //! Usage: deferred-flush-model SCHEDULES [NAME]...
+//!        deferred-flush-model --one SCHEDULES NAME SCENARIO
 //!
-//! Explores every scenario with the module's own `ctx_tracking.rs`, which has to hold, and with each
-//! mutant of it and each fault of the machine around it, each of which has to be caught. Prints one
-//! line for each, as fields with a `|` between them, and writes into the directory SCHEDULES what
-//! happened in the execution that caught each mutant. With names, only those scenarios, mutants and
-//! faults. Exit status 1 if one is not as expected.
+//! Explores every scenario with the module's own `ctx_tracking.rs`, which has to hold, and each
+//! mutant of it and each fault of the machine around it in the scenarios that it names, each of which
+//! has to catch it. Prints one line for each, as fields with a `|` between them, and writes into the
+//! directory SCHEDULES what happened in the execution that caught it. With names, only those
+//! scenarios, mutants and faults. Exit status 1 if one is not as expected.
+//!
+//! `--one` explores any one scenario with any mutant or fault, or with `original`, and prints the
+//! number of executions and what failed. Each exploration is such a process of its own: loom maps and
+//! unmaps a stack for each thread of each execution, which the threads of one process would do under
+//! one lock.
 
 mod atomics;
 mod explore;
+mod jobs;
 mod machine;
 #[path = "../mutants.rs"]
 mod mutants;
@@ -19,157 +26,92 @@ mod protocol;
 mod scenario;
 mod trace;
 
-use explore::{explore, Outcome};
-use mutants::MUTANTS;
-use protocol::instance;
-use scenario::{Fault, Scenario, Tried};
+use explore::explore;
+use jobs::{jobs, Job, Outcome};
+use protocol::{instance, Make};
+use scenario::Fault;
+use std::fmt::Write as _;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 
 include!(concat!(env!("OUT_DIR"), "/instances.rs"));
 
-/// What is expected of a job.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expected {
-    Holds,
-    Caught,
-}
-
-/// One line of the result.
-struct Job {
-    kind: &'static str,
-    name: String,
-    what: &'static str,
-    instance: &'static str,
-    fault: Option<Fault>,
-    /// The one scenario to explore; all those for mutants if there is none.
-    scenario: Option<usize>,
-    expected: Expected,
-}
-
-fn jobs(scenarios: &[Scenario]) -> Vec<Job> {
-    let mut jobs = Vec::new();
-    for (i, scenario) in scenarios.iter().enumerate() {
-        jobs.push(Job {
-            kind: "scenario",
-            name: scenario.name.into(),
-            what: "",
-            instance: "original",
-            fault: None,
-            scenario: Some(i),
-            expected: Expected::Holds,
-        });
-    }
-    for mutant in MUTANTS {
-        jobs.push(Job {
-            kind: if mutant.is_bug {
-                "mutant"
-            } else {
-                "equivalent"
-            },
-            name: mutant.name.into(),
-            what: mutant.what,
-            instance: mutant.name,
-            fault: None,
-            scenario: None,
-            expected: if mutant.is_bug {
-                Expected::Caught
-            } else {
-                Expected::Holds
-            },
-        });
-    }
-    for (fault, what) in Fault::ALL {
-        jobs.push(Job {
-            kind: "fault",
-            name: format!("{fault:?}"),
-            what,
-            instance: "original",
-            fault: Some(*fault),
-            scenario: None,
-            expected: Expected::Caught,
-        });
-    }
-    jobs
-}
-
-/// Explores what a job asks for, up to the first failure.
-fn run(job: &Job, scenarios: &[Scenario]) -> (Outcome, &'static str) {
-    let chosen: Vec<&Scenario> = match job.scenario {
-        Some(i) => vec![&scenarios[i]],
-        None if job.expected == Expected::Caught => scenarios
-            .iter()
-            .filter(|scenario| scenario.tried != Tried::Original)
-            .collect(),
-        None => scenarios
-            .iter()
-            .filter(|scenario| scenario.tried == Tried::All)
-            .collect(),
+/// Explores one scenario, and prints the number of executions and what failed.
+fn run_one(schedules: &Path, name: &str, scenario: &str) {
+    // A failing execution panics, which is what is waited for.
+    std::panic::set_hook(Box::new(|_| {}));
+    let fault = Fault::ALL
+        .iter()
+        .map(|(fault, ..)| *fault)
+        .find(|fault| format!("{fault:?}") == name);
+    let make = if fault.is_some() {
+        original::make
+    } else {
+        instance_named(name)
     };
-    let mut executions = 0;
-    for scenario in chosen {
-        let scenario = scenario.with_fault(job.fault);
-        let mut outcome = run_instance(job.instance, &scenario);
-        executions += outcome.executions;
-        if outcome.failure.is_some() {
-            outcome.executions = executions;
-            return (outcome, scenario.name);
-        }
-    }
-    let holds = Outcome {
-        executions,
-        failure: None,
+    let scenarios = scenario::all();
+    let Some(scenario) = scenarios.iter().find(|found| found.name == scenario) else {
+        eprintln!("there is no scenario {scenario}");
+        std::process::exit(2);
     };
-    (holds, "")
-}
-
-/// The line of a job, and whether it went as expected.
-fn report(job: &Job, scenarios: &[Scenario], schedules: &Path) -> (String, bool) {
-    let (outcome, scenario) = run(job, scenarios);
-    let bound = job.scenario.map_or(String::new(), |i| {
-        let bound = scenarios[i].setup.bound;
-        bound.map_or("none".into(), |bound| bound.to_string())
-    });
+    let outcome = explore(&scenario.with_fault(fault), make);
     let message = outcome.failure.as_ref().map_or("", |f| &f.message);
-    let line = format!(
-        "{}|{}|{}|{bound}|{}|{}|{scenario}|{message}",
-        job.kind,
-        job.name,
-        job.what,
-        outcome.executions,
-        if message.is_empty() {
-            "holds"
-        } else {
-            "caught"
-        },
-    );
+    println!("{}|{message}", outcome.executions);
     if let Some(failure) = &outcome.failure {
         let mut text = failure.schedule.join("\n");
-        text.push_str(&format!("\n=> {}\n", failure.message));
-        std::fs::write(schedules.join(&job.name), text).expect("cannot write a schedule");
+        write!(text, "\n=> {}\n", failure.message).unwrap();
+        let file = schedules.join(format!("{name}@{}", scenario.name));
+        std::fs::write(file, text).expect("cannot write a schedule");
     }
-    let is_expected = message.is_empty() == (job.expected == Expected::Holds);
-    (line, is_expected)
+}
+
+/// Has a process of its own do a job.
+fn run(job: &Job, directory: &str) -> Outcome {
+    let child = Command::new(std::env::current_exe().expect("this program has gone"))
+        .args(["--one", directory, &job.instance, job.scenario])
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cannot run this program again");
+    let text = String::from_utf8_lossy(&child.stdout);
+    let fields = text.trim_end().split_once('|');
+    match fields.and_then(|(executions, message)| Some((executions.parse().ok()?, message))) {
+        Some((executions, message)) if child.status.success() => Outcome {
+            executions,
+            message: message.into(),
+            is_expected: message.is_empty() != job.is_to_be_caught,
+        },
+        _ => Outcome {
+            executions: 0,
+            message: format!("the exploration ended with {}", child.status),
+            is_expected: false,
+        },
+    }
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let Some(directory) = arguments.next() else {
-        eprintln!("usage: deferred-flush-model SCHEDULES [NAME]...");
-        return ExitCode::from(2);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (directory, names) = match arguments[..] {
+        ["--one", directory, name, scenario] => {
+            run_one(Path::new(directory), name, scenario);
+            return ExitCode::SUCCESS;
+        }
+        [directory, ref names @ ..] if !directory.starts_with('-') => (directory, names),
+        _ => {
+            eprintln!("usage: deferred-flush-model SCHEDULES [NAME]...");
+            return ExitCode::from(2);
+        }
     };
-    let names: Vec<String> = arguments.collect();
-    let schedules = Path::new(&directory);
-    std::fs::create_dir_all(schedules).expect("cannot make the directory");
-    // A failing execution panics, which is what most of this waits for.
-    std::panic::set_hook(Box::new(|_| {}));
+    std::fs::create_dir_all(directory).expect("cannot make the directory");
 
-    let scenarios = scenario::all();
-    let mut jobs = jobs(&scenarios);
-    jobs.retain(|job| names.is_empty() || names.contains(&job.name));
-    let next = Mutex::new((0..jobs.len()).rev().collect::<Vec<_>>());
-    let results = Mutex::new(vec![None; jobs.len()]);
+    let mut jobs = jobs(&scenario::all());
+    jobs.retain(|job| names.is_empty() || names.contains(&job.name.as_str()));
+    // From the end: what takes longest.
+    let mut order: Vec<usize> = (0..jobs.len()).collect();
+    order.sort_by_key(|&i| jobs[i].weight);
+    let next = Mutex::new(order);
+    let outcomes = Mutex::new(vec![None; jobs.len()]);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -177,17 +119,18 @@ fn main() -> ExitCode {
                 let Some(i) = next.lock().unwrap().pop() else {
                     break;
                 };
-                let result = report(&jobs[i], &scenarios, schedules);
-                eprintln!("{}", result.0);
-                results.lock().unwrap()[i] = Some(result);
+                let outcome = run(&jobs[i], directory);
+                eprintln!("{}", jobs[i].line(&outcome));
+                outcomes.lock().unwrap()[i] = Some(outcome);
             });
         }
     });
     let mut status = ExitCode::SUCCESS;
-    for result in results.into_inner().unwrap() {
-        let (line, is_expected) = result.expect("a worker died");
-        println!("{line}|{}", if is_expected { "ok" } else { "WRONG" });
-        if !is_expected {
+    let outcomes = outcomes.into_inner().unwrap().into_iter();
+    let outcomes: Vec<Outcome> = outcomes.map(|o| o.expect("a worker died")).collect();
+    for (job, outcome) in jobs::merged(&jobs, &outcomes) {
+        println!("{}", job.line(&outcome));
+        if !outcome.is_expected {
             status = ExitCode::FAILURE;
         }
     }

@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     NoReceiver,
     /// The receiver runs after code that uses vmalloc memory.
     LateReceiver,
+    /// An interrupt flushes nothing.
+    NoInterruptFlush,
     /// The NMI handler does nothing.
     NoNmiFlush,
     /// The NMI handler flushes only if the NMI came from user mode.
@@ -46,36 +48,68 @@ pub(crate) enum Fault {
     HastyResume,
 }
 
+/// A fault, what it is, and the scenarios each of which has to catch it.
+type FaultRow = (Fault, &'static str, &'static [&'static str]);
+
 impl Fault {
-    /// Each of them, with what it is.
-    pub(crate) const ALL: &'static [(Self, &'static str)] = &[
+    pub(crate) const ALL: &'static [FaultRow] = &[
         (
             Self::UnorderedState,
             "the kernel's change of the state is no barrier",
+            &["1x1", "1x1+memory", "2x1+irq"],
         ),
-        (Self::NoReceiver, "nothing runs on entry"),
+        (Self::NoReceiver, "nothing runs on entry", &["1x1"]),
         (
             Self::LateReceiver,
             "the receiver runs after code that uses vmalloc memory",
+            &["1x1"],
         ),
-        (Self::NoNmiFlush, "the NMI handler does nothing"),
+        (
+            Self::NoInterruptFlush,
+            "an interrupt flushes nothing",
+            &["1x1+irq", "1x1+memory", "1x1+irq+mode", "2x1+irq"],
+        ),
+        (
+            Self::NoNmiFlush,
+            "the NMI handler does nothing",
+            &["1x1+nmi", "1x1+tracer+nmi", "1x1+mode+nmi"],
+        ),
         (
             Self::NmiAsksWhereFrom,
             "the NMI handler flushes only if it came from user mode",
+            &["1x1+nmi", "1x1+tracer+nmi", "1x1+mode+nmi"],
         ),
         (
             Self::NmiTakesBit,
             "the NMI handler takes the bit before it flushes",
+            &["1x1+2nmi"],
         ),
-        (Self::DrainFirst, "the drain comes before the block"),
-        (Self::NoDrain, "there is no drain"),
+        (
+            Self::DrainFirst,
+            "the drain comes before the block",
+            &["1x1+mode", "1x1+memory", "1x1+tracer"],
+        ),
+        (
+            Self::NoDrain,
+            "there is no drain",
+            &[
+                "1x1+mode",
+                "1x1+memory",
+                "1x1+tracer",
+                "1x1+irq+mode",
+                "1x1+mode+nmi",
+                "1x1+twice+mode",
+            ],
+        ),
         (
             Self::WriteFirst,
             "watched code is written to before the block",
+            &["1x1+tracer"],
         ),
         (
             Self::HastyResume,
             "the resume does not wait for a write that is under way",
+            &["1x1+resume"],
         ),
     ];
 }
@@ -95,18 +129,8 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) setup: Setup,
     pub(crate) nmis: Nmis,
-    pub(crate) tried: Tried,
-}
-
-/// With what a scenario is explored. The large ones find no more mutants, and take long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tried {
-    /// With everything.
-    All,
-    /// With the original, mutants and faults, not with changes that are no bugs.
-    Bugs,
-    /// With the original alone.
-    Original,
+    /// Too large to try the changes that are no bugs with it.
+    pub(crate) is_large: bool,
 }
 
 impl Scenario {
@@ -117,25 +141,27 @@ impl Scenario {
     }
 }
 
-/// Everything that is explored, small first.
+/// Everything that is explored, in the order of how long that takes.
 pub(crate) fn all() -> Vec<Scenario> {
     let scenario = |name, setup, nmis| Scenario {
         name,
         setup,
         nmis,
-        tried: Tried::All,
+        is_large: false,
     };
     let large = |name, setup, nmis| Scenario {
-        tried: Tried::Original,
+        is_large: true,
         ..scenario(name, setup, nmis)
     };
     let blocked = |blocker| Setup::new(1, 1, 1).blocker(blocker).bound(3);
+    let twice = || Setup::new(1, 1, 2).changes(2);
+    let irq = |senders| Setup::new(senders, 1, 2).interrupts_on();
     vec![
         scenario("1x1", Setup::new(1, 1, 1), Nmis::None),
-        scenario("1x1+irq", Setup::new(1, 1, 2).interrupts_on(), Nmis::None),
+        scenario("1x1+irq", irq(1), Nmis::None),
         scenario("1x1+nmi", Setup::new(1, 1, 1), Nmis::Each),
         scenario("1x1+2nmi", Setup::new(1, 1, 1), Nmis::Pairs),
-        scenario("1x1+twice", Setup::new(1, 1, 2).changes(2), Nmis::None),
+        scenario("1x1+twice", twice(), Nmis::None),
         scenario("1x1+mode", blocked(Blocker::Mode), Nmis::None),
         scenario("1x1+memory", blocked(Blocker::Memory), Nmis::None),
         scenario("1x1+tracer", blocked(Blocker::Tracer), Nmis::None),
@@ -146,29 +172,34 @@ pub(crate) fn all() -> Vec<Scenario> {
         ),
         scenario("1x1+resume", blocked(Blocker::ResumeThenSend), Nmis::None),
         scenario("2x1", Setup::new(2, 1, 1).bound(3), Nmis::None),
-        Scenario {
-            tried: Tried::Bugs,
-            ..scenario("2x1+deep", Setup::new(2, 1, 1).bound(5), Nmis::None)
-        },
         large("2x1+again", Setup::new(2, 1, 2).bound(3), Nmis::None),
-        large(
-            "1x1+twice+nmi",
-            Setup::new(1, 1, 2).changes(2).bound(3),
-            Nmis::Each,
-        ),
+        large("1x1+twice+nmi", twice().bound(3), Nmis::Each),
         large("1x2", Setup::new(1, 2, 1).bound(5), Nmis::None),
         large(
             "1x1+resume+send",
-            Setup::new(1, 1, 1).blocker(Blocker::Resume).bound(2),
+            blocked(Blocker::Resume).bound(2),
             Nmis::None,
         ),
-        large("2x2", Setup::new(2, 2, 1).bound(3), Nmis::None),
         large("2x2+nmi", Setup::new(2, 2, 1).bound(1), Nmis::Each),
         large(
             "2x2+mode",
             Setup::new(2, 2, 1).blocker(Blocker::Mode).bound(1),
             Nmis::None,
         ),
+        large("1x1+mode+nmi", blocked(Blocker::Mode), Nmis::Each),
+        large("2x1+deep", Setup::new(2, 1, 1).bound(5), Nmis::None),
+        large(
+            "1x1+irq+mode",
+            irq(1).blocker(Blocker::Mode).bound(4),
+            Nmis::None,
+        ),
+        large("2x1+irq", irq(2).bound(4), Nmis::None),
+        large(
+            "1x1+twice+mode",
+            twice().blocker(Blocker::Mode).bound(4),
+            Nmis::None,
+        ),
+        large("2x2", Setup::new(2, 2, 1).bound(3), Nmis::None),
     ]
 }
 
