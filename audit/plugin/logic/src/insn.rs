@@ -24,6 +24,13 @@ pub fn is_atomic(bytes: &[u8]) -> bool {
     matches!(opcode, Some(0xf0 | 0x86 | 0x87))
 }
 
+/// Whether it returns from a function. What it reads is the return address.
+#[must_use]
+pub fn returns(bytes: &[u8]) -> bool {
+    let opcode = bytes.iter().find(|byte| !matches!(byte, 0xf2 | 0xf3));
+    matches!(opcode, Some(0xc3 | 0xc2))
+}
+
 /// Where the module's trampoline finds its word, if these are the trampoline's first three
 /// instructions: ENDBR64; CMPL $0, %gs:DISPLACEMENT(%rip); JNE, which stands at `branch`.
 #[must_use]
@@ -93,6 +100,22 @@ mod tests {
             &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
         ] {
             assert!(!is_atomic(bytes), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn knows_a_return() {
+        for bytes in [&[0xc3][..], &[0xf3, 0xc3], &[0xc2, 0x08, 0x00]] {
+            assert!(returns(bytes), "{bytes:x?}");
+        }
+        // jmp, call, lret, iretq
+        for bytes in [
+            &[0xe9, 0, 0, 0, 0][..],
+            &[0xe8, 0xc3, 0xc3, 0, 0],
+            &[0xcb],
+            &[0x48, 0xcf],
+        ] {
+            assert!(!returns(bytes), "{bytes:x?}");
         }
     }
 

@@ -165,6 +165,8 @@ pub struct Report {
     violating: Vec<Line>,
     /// Accesses to what was remapped since the CPU had gone to user mode.
     pub violations: u64,
+    /// Words that were cleared with no flush since they were set.
+    pub dropped: u64,
     forgotten: u64,
     untracked: u64,
     untracked_at: BTreeMap<Hex, u64>,
@@ -175,6 +177,8 @@ pub struct Report {
     pub remapped: u64,
     /// What went wrong with watching.
     pub problems: Vec<String>,
+    /// The guest has ended: nothing more will come.
+    pub is_complete: bool,
 }
 
 impl Report {
@@ -185,6 +189,7 @@ impl Report {
         let mut lines: BTreeMap<Line, (Hex, u64)> = BTreeMap::new();
         let mut violating: BTreeMap<Line, (u64, u64)> = BTreeMap::new();
         for cpu in cpus {
+            report.dropped += cpu.dropped;
             report.forgotten += cpu.forgotten;
             report.untracked += cpu.untracked.values().sum::<u64>();
             for (&pc, count) in &cpu.untracked {
@@ -347,6 +352,7 @@ impl Report {
             ("to user mode without a change of the state", self.untracked),
             ("into the kernel by no known way", self.unannounced),
             ("accesses too late to judge", self.forgotten),
+            ("words cleared without a flush", self.dropped),
         ] {
             writeln!(to, "{name:<44}{value:>10}")?;
         }
@@ -361,6 +367,14 @@ impl Report {
             "accesses to what was remapped since the CPU went to user mode: {}",
             self.violations
         )?;
+        self.write_violating(to)?;
+        if self.is_complete {
+            writeln!(to, "complete")?;
+        }
+        Ok(())
+    }
+
+    fn write_violating(&self, to: &mut String) -> std::fmt::Result {
         for line in self.violating.iter().take(40) {
             writeln!(
                 to,
@@ -410,6 +424,7 @@ mod tests {
             };
             cpu.access(access, 0xffff_c900_1234_5000, past);
         }
+        cpu.changed_word(2);
         cpu.read_word(0, true);
         Report::new(&names, [&cpu])
     }
@@ -425,11 +440,23 @@ mod tests {
     }
 
     #[test]
+    fn says_that_it_is_complete_only_at_the_end() {
+        let mut report = report();
+        assert!(!report.table().unwrap().contains("complete"));
+        report.is_complete = true;
+        assert!(report.table().unwrap().ends_with("\ncomplete\n"));
+    }
+
+    #[test]
     fn a_violation_is_counted_and_shown() {
         let report = report();
         assert_eq!(report.violations, 1);
         let table = report.table().unwrap();
         assert!(table.contains("went to user mode: 1\n"));
+        assert!(table.contains(&format!(
+            "{:<44}{:>10}\n",
+            "words cleared without a flush", 1
+        )));
         assert!(table.contains("0xffffc90012345000 store"));
         assert!(table.contains("by vtime_user_exit+0x20"));
         assert!(report.summary().unwrap().contains("\"violations\": 1"));

@@ -9,8 +9,9 @@
 //! code on the way in between a window of the way out and user mode (an NMI, a fault of IRET) is
 //! a window of the way in again.
 //!
-//! What a window has used is *judged* if the window lay before a receiver, or a flush was owed. In
-//! the others, with the module away or off, nothing stands in for the interrupts that the kernel
+//! What a window has used is *judged* if the window lay before a receiver, or a flush was owed: the
+//! CPU has read so, somebody was seen to set its word, or its word says so when the window closes.
+//! In the others, with the module away or off, nothing stands in for the interrupts that the kernel
 //! sends: there a test may well read what is remapped at that moment.
 
 use crate::regions::{Class, Running};
@@ -21,9 +22,6 @@ use std::collections::HashMap;
 /// Instead of the address of a way in: the window went on after an NMI or a fault that came before
 /// the receiver had run, or on the way out.
 pub const RESUMED: u64 = 0;
-
-/// Accesses of a window that are kept until it is known how it closes.
-const BUFFERED: usize = 1 << 14;
 
 /// Of `enum ctx_state` and the bits above it: `context_tracking.state` in user mode, RCU not
 /// watching.
@@ -54,13 +52,13 @@ pub enum Closed {
     OtherClear,
     /// Everything was flushed.
     Flushed,
-    /// End of `__ct_user_exit()`: no receiver is installed.
+    /// End of `__ct_user_exit()`, or past the place of a receiver: none is installed.
     NoReceiver,
     /// In user mode.
     UserMode,
     /// The state changed before any of that.
     StateChange,
-    /// Not closed when there were too many accesses to keep, or at the end of all.
+    /// Not closed at the end of all.
     Never,
 }
 
@@ -120,9 +118,10 @@ struct Window {
     is_traced: bool,
     /// Came to where a receiver would have been before.
     is_past_receiver: bool,
-    accesses: Vec<Access>,
-    /// What may be violations, with their addresses.
-    suspects: Vec<(Violation, u64)>,
+    /// Kept, with their number, until it is known how the window closes.
+    accesses: HashMap<Access, u64>,
+    /// What may be violations, each with an example of an address and the number of them.
+    suspects: HashMap<Access, (u64, u64)>,
 }
 
 /// One CPU.
@@ -130,9 +129,13 @@ struct Window {
 pub struct Cpu {
     state: State,
     window: Window,
-    /// Somebody has put a flush on this CPU, and it has not run.
+    /// Somebody was seen to put a flush on this CPU, and it has not run.
     pub is_owed: bool,
-    /// Number of the newest remapping when it last went to user mode.
+    /// Its word as it is now; nothing if there is no module, or nobody has looked.
+    pub word: Option<u32>,
+    /// It has owed a flush by its own word, and has not flushed since.
+    is_unflushed: bool,
+    /// Number of the newest remapping that it cannot owe a flush for, see `state_changed()`.
     left: u64,
     /// The kernel keeps the state of this CPU.
     is_tracked: bool,
@@ -146,6 +149,8 @@ pub struct Cpu {
     pub nested: HashMap<u64, u64>,
     /// Violations, each with an example of an address and the number of them.
     pub violations: HashMap<Violation, (u64, u64)>,
+    /// Times that its word was cleared with no flush since it was set.
+    pub dropped: u64,
     /// Accesses of the windows that are not.
     pub not_judged: u64,
     /// Windows in which a tracer or a probe ran.
@@ -173,7 +178,7 @@ impl Cpu {
         self.state == State::User
     }
 
-    /// The newest remapping when it went to user mode.
+    /// Number of the newest remapping that it cannot owe a flush for.
     #[must_use]
     pub fn left(&self) -> u64 {
         self.left
@@ -187,24 +192,22 @@ impl Cpu {
         }
     }
 
+    /// Whether a flush is owed, by all that is known.
+    fn owes(&self) -> bool {
+        self.window.owes || self.is_owed || self.word.is_some_and(|word| word != 0)
+    }
+
     fn is_judged(&self, closed: Closed) -> bool {
         use Closed::{Flushed, OtherClear, ReceiverClear};
         self.way() == Way::Out
-            || matches!(closed, ReceiverClear | Flushed)
-            || closed == OtherClear && !self.window.is_past_receiver
-            || self.window.owes
-            || self.is_owed
+            || matches!(closed, ReceiverClear | OtherClear | Flushed)
+            || self.owes()
     }
 
     fn commit(&mut self, closed: Closed) {
         let (way, kind, is_traced) = (self.way(), self.window.kind, self.window.is_traced);
-        if !self.is_judged(closed) {
-            self.not_judged += self.window.accesses.len() as u64;
-            self.window.accesses.clear();
-            self.window.suspects.clear();
-            return;
-        }
-        for access in self.window.accesses.drain(..) {
+        let is_judged = self.is_judged(closed);
+        for (access, count) in self.window.accesses.drain() {
             let seen = Seen {
                 access,
                 way,
@@ -212,15 +215,26 @@ impl Cpu {
                 closed,
                 is_traced,
             };
-            *self.seen.entry(seen).or_default() += 1;
+            if is_judged {
+                *self.seen.entry(seen).or_default() += count;
+            } else {
+                self.not_judged += count;
+            }
         }
-        for (violation, address) in self.window.suspects.drain(..) {
-            self.violations.entry(violation).or_insert((address, 0)).1 += 1;
+        for (access, (address, count)) in self.window.suspects.drain() {
+            // Nobody knows how a window would have closed that never did.
+            if is_judged || closed == Closed::Never {
+                let violation = Violation { access, way, kind };
+                self.violations.entry(violation).or_insert((address, 0)).1 += count;
+            }
         }
     }
 
-    fn close(&mut self, closed: Closed) {
+    fn close(&mut self, mut closed: Closed) {
         if self.is_open() {
+            if closed == Closed::OtherClear && self.window.is_past_receiver && !self.owes() {
+                closed = Closed::NoReceiver;
+            }
             self.commit(closed);
             let window = (self.way(), self.window.kind, closed);
             *self.windows.entry(window).or_default() += 1;
@@ -281,18 +295,11 @@ impl Cpu {
             Past::Unchanged => {}
             Past::Forgotten => self.forgotten += 1,
             Past::Remapped(_) => {
-                let violation = Violation {
-                    access,
-                    way: self.way(),
-                    kind: self.window.kind,
-                };
-                self.window.suspects.push((violation, address));
+                let suspect = self.window.suspects.entry(access);
+                suspect.or_insert((address, 0)).1 += 1;
             }
         }
-        self.window.accesses.push(access);
-        if self.window.accesses.len() >= BUFFERED {
-            self.commit(Closed::Never);
-        }
+        *self.window.accesses.entry(access).or_default() += 1;
     }
 
     /// Runs a tracer or a probe.
@@ -307,12 +314,21 @@ impl Cpu {
     }
 
     /// Changed its context-tracking state. Returns whether a window opened.
+    ///
+    /// On the way out the CPU starts with a clean slate, and only what is remapped from now on
+    /// counts, if it had flushed, or had found nothing owed, since it came in: then it was
+    /// interrupted for all that was flushed meanwhile. The bit of a sender that came too late may
+    /// well stand in its word then. If it never came so far, as in an NMI, and owes a flush, it
+    /// still owes it for all since it went to user mode before.
     pub fn state_changed(&mut self, is_quiet: bool, newest_remapping: u64) -> bool {
         match (is_quiet, self.state) {
-            (true, _) => {
+            (true, state) => {
+                let is_clean = state == State::Kernel || !self.owes();
                 self.close(Closed::StateChange);
                 self.open(State::Out, RESUMED);
-                self.left = newest_remapping;
+                if is_clean {
+                    self.left = newest_remapping;
+                }
                 self.is_tracked = true;
                 true
             }
@@ -327,6 +343,7 @@ impl Cpu {
 
     /// Read its own word.
     pub fn read_word(&mut self, value: u32, by_receiver: bool) {
+        self.word_is(value);
         if self.state != State::In {
         } else if value != 0 {
             self.window.owes = true;
@@ -337,8 +354,22 @@ impl Cpu {
         }
     }
 
+    /// Changed its own word with a locked instruction.
+    pub fn changed_word(&mut self, value: u32) {
+        self.word_is(value);
+    }
+
+    fn word_is(&mut self, value: u32) {
+        if value != 0 {
+            self.is_unflushed = true;
+        } else if std::mem::take(&mut self.is_unflushed) {
+            self.dropped += 1;
+        }
+    }
+
     /// Flushed everything.
     pub fn flushed(&mut self) {
+        self.is_unflushed = false;
         if self.state == State::In {
             self.close(Closed::Flushed);
         }
@@ -346,7 +377,7 @@ impl Cpu {
 
     /// Leaves `__ct_user_exit()`.
     pub fn left_user_exit(&mut self) {
-        if self.state == State::In && !self.window.owes {
+        if self.state == State::In && !self.owes() {
             self.close(Closed::NoReceiver);
         }
     }
@@ -421,10 +452,30 @@ mod tests {
     }
 
     #[test]
-    fn judged_is_what_lies_before_a_receiver_or_is_owed() {
-        for (is_owed, judged) in [(false, 0), (true, 1)] {
+    fn without_a_receiver_it_does_not_end_if_a_flush_is_owed() {
+        for (is_owed, word) in [(true, None), (true, Some(0)), (false, Some(1))] {
             let mut cpu = in_user_mode();
-            cpu.is_owed = is_owed;
+            cpu.entry_code(SYSCALL, true);
+            (cpu.is_owed, cpu.word) = (is_owed, word);
+            cpu.left_user_exit();
+            assert!(cpu.is_open(), "{is_owed} {word:?}");
+            cpu.access(LOAD, 0x1000, Past::Remapped(8));
+            cpu.flushed();
+            assert_eq!(cpu.violations.values().next(), Some(&(0x1000, 1)));
+        }
+    }
+
+    #[test]
+    fn judged_is_what_lies_before_a_receiver_or_is_owed() {
+        for (is_owed, word, judged) in [
+            (false, None, 0),
+            (false, Some(0), 0),
+            (true, None, 1),
+            // A bit that was set already: nobody was seen to set it.
+            (false, Some(1), 1),
+        ] {
+            let mut cpu = in_user_mode();
+            (cpu.is_owed, cpu.word) = (is_owed, word);
             cpu.entry_code(NMI, true);
             cpu.traced();
             cpu.access(LOAD, 0x1000, Past::Remapped(8));
@@ -465,6 +516,74 @@ mod tests {
             cpu.access(LOAD, 0x1000, Past::Remapped(8));
             cpu.read_word(0, false);
             assert_eq!(cpu.violations.len(), judged);
+            assert_eq!(
+                count(&cpu, Way::In, SYSCALL, Closed::NoReceiver),
+                u64::from(is_past)
+            );
+        }
+    }
+
+    #[test]
+    fn a_flush_that_was_left_out_stays_owed_until_it_runs() {
+        let mut cpu = in_user_mode();
+        // An NMI that does not flush.
+        cpu.entry_code(NMI, true);
+        cpu.word = Some(1);
+        assert!(cpu.state_changed(true, 9));
+        assert_eq!(cpu.left(), 7);
+        cpu.user(USER_CODE);
+        // One that does; the word is not its business.
+        cpu.entry_code(NMI, true);
+        cpu.flushed();
+        cpu.state_changed(true, 10);
+        assert_eq!(cpu.left(), 10);
+        cpu.user(USER_CODE);
+        // A sender was late, and interrupted the CPU behind its receiver.
+        cpu.entry_code(SYSCALL, true);
+        cpu.word = Some(0);
+        cpu.read_word(0, true);
+        cpu.word = Some(1);
+        cpu.state_changed(true, 11);
+        assert_eq!(cpu.left(), 11);
+    }
+
+    #[test]
+    fn a_word_must_not_be_cleared_without_a_flush() {
+        let mut cpu = in_user_mode();
+        cpu.entry_code(SYSCALL, true);
+        cpu.read_word(1, true);
+        cpu.changed_word(2);
+        cpu.flushed();
+        cpu.changed_word(0);
+        assert_eq!(cpu.dropped, 0);
+        // By the CPU itself, in a window or not.
+        cpu.changed_word(2);
+        cpu.changed_word(0);
+        assert_eq!(cpu.dropped, 1);
+        // By somebody else.
+        cpu.state_changed(true, 7);
+        cpu.user(USER_CODE);
+        cpu.entry_code(SYSCALL, true);
+        cpu.read_word(1, false);
+        cpu.read_word(0, true);
+        assert_eq!(cpu.dropped, 2);
+    }
+
+    #[test]
+    fn a_long_window_keeps_its_suspects() {
+        for is_flushed in [true, false] {
+            let mut cpu = in_user_mode();
+            cpu.entry_code(SYSCALL, true);
+            cpu.access(LOAD, 0x1000, Past::Remapped(8));
+            for pc in 0..1 << 15 {
+                cpu.access(Access { pc, ..LOAD }, 0x2000, Past::Unchanged);
+            }
+            if is_flushed {
+                cpu.flushed();
+            } else {
+                cpu.finish();
+            }
+            assert_eq!(cpu.violations.values().next(), Some(&(0x1000, 1)));
         }
     }
 

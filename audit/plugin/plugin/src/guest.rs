@@ -33,6 +33,7 @@ struct Registers {
     /// A function's first argument, and its second one.
     first: RegisterDescriptor<'static>,
     second: RegisterDescriptor<'static>,
+    stack: RegisterDescriptor<'static>,
     code_segment: RegisterDescriptor<'static>,
 }
 
@@ -50,12 +51,14 @@ pub(crate) fn find_registers() {
             .find(|register| register.name == name)
             .cloned()
     };
-    if let (Some(first), Some(second), Some(code_segment)) = (find("rdi"), find("rsi"), find("cs"))
+    if let (Some(first), Some(second), Some(stack), Some(code_segment)) =
+        (find("rdi"), find("rsi"), find("rsp"), find("cs"))
     {
         // Another CPU may have been faster: it has found the same.
         let _ = REGISTERS.set(Registers {
             first,
             second,
+            stack,
             code_segment,
         });
     }
@@ -69,10 +72,21 @@ fn value(register: &RegisterDescriptor) -> Option<u64> {
     Some(u64::from_le_bytes(bytes))
 }
 
-/// The first two arguments of the function that starts; only in a callback that may read registers.
-pub(crate) fn two_arguments() -> Option<(u64, u64)> {
+/// A function that starts.
+pub(crate) struct Call {
+    /// Its first two arguments.
+    pub(crate) arguments: (u64, u64),
+    /// Where its return address stands.
+    pub(crate) frame: u64,
+}
+
+/// The function that starts; only in a callback that may read registers.
+pub(crate) fn call() -> Option<Call> {
     let registers = REGISTERS.get()?;
-    Some((value(&registers.first)?, value(&registers.second)?))
+    Some(Call {
+        arguments: (value(&registers.first)?, value(&registers.second)?),
+        frame: value(&registers.stack)?,
+    })
 }
 
 /// Whether the CPU is in user mode; only in a callback that may read registers.

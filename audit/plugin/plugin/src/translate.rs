@@ -5,6 +5,7 @@
 use crate::guest;
 use crate::watch::{Access, Value, Watch, watch as get};
 use entry_watch_logic::insn;
+use entry_watch_logic::remapped::Function;
 use qemu_plugin::sys::{
     qemu_plugin_cb_flags, qemu_plugin_id_t, qemu_plugin_insn, qemu_plugin_insn_data,
     qemu_plugin_insn_size, qemu_plugin_insn_vaddr, qemu_plugin_mem_get_value,
@@ -129,11 +130,13 @@ unsafe extern "C" fn on_translation(_id: qemu_plugin_id_t, block: *mut qemu_plug
         && let Some(word) =
             insn::trampoline_word([endbr.bytes(), compare.bytes(), branch.bytes()], branch.pc)
     {
-        watch.found_trampoline(endbr.pc, word);
+        watch.found_trampoline(endbr.pc, compare.bytes(), word);
     }
     for insn in &insns {
         let callback = if insn::is_atomic(insn.bytes()) {
             on_atomic_access
+        } else if insn::returns(insn.bytes()) {
+            on_return
         } else {
             on_access
         };
@@ -182,11 +185,11 @@ unsafe extern "C" fn on_user_exit_end(cpu: c_uint, _data: *mut c_void) {
 }
 
 unsafe extern "C" fn on_unmap(_cpu: c_uint, _data: *mut c_void) {
-    get().unmap(guest::two_arguments());
+    get().called(Function::Unmap, guest::call());
 }
 
 unsafe extern "C" fn on_flush(_cpu: c_uint, _data: *mut c_void) {
-    get().flush(guest::two_arguments());
+    get().called(Function::Flush, guest::call());
 }
 
 unsafe extern "C" fn on_access(
@@ -209,6 +212,17 @@ unsafe extern "C" fn on_access(
         }
     };
     happened(cpu, info, address, pc, value);
+}
+
+/// A function returns, and has read its return address at `address`.
+unsafe extern "C" fn on_return(
+    cpu: c_uint,
+    info: qemu_plugin_meminfo_t,
+    address: u64,
+    pc: *mut c_void,
+) {
+    happened(cpu, info, address, pc, || Value::OtherSize);
+    get().returned(address);
 }
 
 /// QEMU gives one of the two values of such an instruction, but which one depends on the

@@ -4,13 +4,13 @@
 
 use crate::{Arguments, guest};
 use entry_watch_logic::regions::Regions;
-use entry_watch_logic::remapped::{Past, Remapped};
+use entry_watch_logic::remapped::{Function, Past, Remapped};
 use entry_watch_logic::report::{Names, Report};
 use entry_watch_logic::symbols::Symbols;
 use entry_watch_logic::window::{self, Cpu};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,7 @@ const STATE_OFFSET: u64 = 8;
 const FENTRY_END: u64 = 9;
 /// Where the trampoline reads the word: behind ENDBR64.
 const COMPARE_OFFSET: u64 = 4;
+const COMPARE_LENGTH: usize = 8;
 /// Length of the module's noinstr code, which the trampoline starts.
 const NOINSTR_CODE: u64 = 512;
 
@@ -60,8 +61,15 @@ struct Slot {
 impl Slot {
     /// Tells the logic something, and notes what the CPU is doing now.
     fn tell<T>(&self, what: impl FnOnce(&mut Cpu) -> T) -> T {
+        self.tell_with_word(None, what)
+    }
+
+    /// The same, of an event that closes a window: whether it is judged may depend on the CPU's
+    /// word.
+    fn tell_with_word<T>(&self, word: Option<u32>, what: impl FnOnce(&mut Cpu) -> T) -> T {
         let mut cpu = lock(&self.cpu);
         cpu.is_owed = self.is_owed.load(Relaxed);
+        cpu.word = word;
         let answer = what(&mut cpu);
         let doing = if cpu.is_open() {
             WINDOW
@@ -95,7 +103,10 @@ pub(crate) struct Watch {
     word: AtomicU64,
     trampolines: Mutex<Vec<u64>>,
     trampoline: AtomicU64,
+    /// The trampoline's instruction that reads the word.
+    compare: AtomicU64,
     remapped: Mutex<Remapped>,
+    open_calls: AtomicUsize,
     newest_remapping: AtomicU64,
     problems: Mutex<Vec<String>>,
     reported: Mutex<Instant>,
@@ -144,7 +155,9 @@ impl Watch {
             word: AtomicU64::new(0),
             trampolines: Mutex::default(),
             trampoline: AtomicU64::new(0),
+            compare: AtomicU64::new(0),
             remapped: Mutex::default(),
+            open_calls: AtomicUsize::new(0),
             newest_remapping: AtomicU64::new(0),
             problems: Mutex::default(),
             reported: Mutex::new(Instant::now()),
@@ -184,13 +197,35 @@ impl Watch {
         }
     }
 
-    pub(crate) fn found_trampoline(&self, start: u64, word: u64) {
+    pub(crate) fn found_trampoline(&self, start: u64, compare: &[u8], word: u64) {
+        let mut bytes = [0; COMPARE_LENGTH];
+        bytes.copy_from_slice(compare);
+        self.compare.store(u64::from_le_bytes(bytes), Relaxed);
         self.word.store(word, Relaxed);
         self.trampoline.store(start, Relaxed);
         let mut trampolines = lock(&self.trampolines);
         if !trampolines.contains(&start) {
             trampolines.push(start);
         }
+    }
+
+    /// Whether the word is where it was found: the place may be somebody else's by now. It is the
+    /// word's while the instruction stands that names it. To be called in a callback of a CPU.
+    fn has_word(&self) -> bool {
+        let trampoline = self.trampoline.load(Relaxed);
+        trampoline != 0
+            && guest::read(trampoline + COMPARE_OFFSET, COMPARE_LENGTH)
+                == Some(self.compare.load(Relaxed))
+    }
+
+    /// The CPU's word as it is in memory, if the CPU has a window open and the module is there. To
+    /// be called in a callback of a CPU.
+    fn word_now(&self, slot: &Slot, cpu: usize) -> Option<u32> {
+        if slot.doing.load(Relaxed) != WINDOW || !self.has_word() {
+            return None;
+        }
+        let offset = self.regions.get()?.per_cpu_offset.get(cpu)?;
+        read_u32(self.word.load(Relaxed).wrapping_add(*offset))
     }
 
     pub(crate) fn user_code(&self, cpu: usize, pc: u64) {
@@ -202,7 +237,10 @@ impl Watch {
         }
         // What brings up a CPU runs in the user's half, too.
         match guest::is_user_mode() {
-            Some(true) => slot.tell(|cpu| cpu.user(pc)),
+            Some(true) => {
+                let word = self.word_now(slot, cpu);
+                slot.tell_with_word(word, |cpu| cpu.user(pc));
+            }
             Some(false) => {}
             None => self.problem("registers cannot be read"),
         }
@@ -243,28 +281,38 @@ impl Watch {
     }
 
     pub(crate) fn user_exit_end(&self, cpu: usize) {
-        if let Some(slot) = self.slot(cpu) {
-            slot.tell(Cpu::left_user_exit);
+        if let Some(slot) = self.slot(cpu)
+            && slot.doing.load(Relaxed) == WINDOW
+        {
+            let word = self.word_now(slot, cpu);
+            slot.tell_with_word(word, Cpu::left_user_exit);
         }
     }
 
-    pub(crate) fn unmap(&self, range: Option<(u64, u64)>) {
-        match range {
-            Some((start, end)) => lock(&self.remapped).unmap(start..end),
-            None => self.problem("registers cannot be read"),
-        }
-    }
-
-    pub(crate) fn flush(&self, range: Option<(u64, u64)>) {
-        match range {
-            Some((start, end)) => {
+    /// A function starts that takes the bounds of a range.
+    pub(crate) fn called(&self, function: Function, call: Option<guest::Call>) {
+        match call {
+            Some(call) => {
+                let (start, end) = call.arguments;
                 let mut remapped = lock(&self.remapped);
-                let newest = remapped.flush(start..end);
-                self.newest_remapping.store(newest, Relaxed);
-                drop(remapped);
-                self.report_now_and_then();
+                remapped.called(call.frame, function, start..end);
+                self.open_calls.store(remapped.open_calls(), Relaxed);
             }
             None => self.problem("registers cannot be read"),
+        }
+    }
+
+    /// Some function returns.
+    pub(crate) fn returned(&self, frame: u64) {
+        if self.open_calls.load(Relaxed) == 0 {
+            return;
+        }
+        let mut remapped = lock(&self.remapped);
+        if remapped.returned(frame) {
+            self.open_calls.store(remapped.open_calls(), Relaxed);
+            self.newest_remapping.store(remapped.count(), Relaxed);
+            drop(remapped);
+            self.report_now_and_then();
         }
     }
 
@@ -281,7 +329,7 @@ impl Watch {
         if reported.elapsed() >= REPORT_INTERVAL {
             *reported = Instant::now();
             drop(reported);
-            self.report();
+            self.report(false);
         }
     }
 
@@ -290,10 +338,10 @@ impl Watch {
         for slot in &self.slots {
             lock(&slot.cpu).finish();
         }
-        self.report();
+        self.report(true);
     }
 
-    fn report(&self) {
+    fn report(&self, is_complete: bool) {
         let cpus: Vec<_> = self.slots.iter().map(|slot| lock(&slot.cpu)).collect();
         let trampolines = lock(&self.trampolines);
         let names = Names {
@@ -305,7 +353,14 @@ impl Watch {
         let remapped = lock(&self.remapped);
         report.unmapped = remapped.unmapped;
         report.remapped = remapped.count();
+        report.is_complete = is_complete;
         report.problems.clone_from(&lock(&self.problems));
+        if remapped.lost != 0 {
+            let lost = remapped.lost;
+            report
+                .problems
+                .push(format!("{lost} calls were not seen to return"));
+        }
         if self.regions.get().is_none() {
             report.problems.push(lock(&self.no_regions).clone());
         }
@@ -331,6 +386,10 @@ impl Watch {
             }
         }
     }
+}
+
+fn read_u32(address: u64) -> Option<u32> {
+    u32::try_from(guest::read(address, 4)?).ok()
 }
 
 /// An access by code of the kernel.
@@ -389,22 +448,33 @@ impl Access {
                 if value == 0 {
                     slot.is_owed.store(false, Relaxed);
                 }
-                slot.tell(|cpu| cpu.read_word(value, by_receiver));
+                let word = watch.word_now(slot, self.cpu);
+                slot.tell_with_word(word, |cpu| cpu.read_word(value, by_receiver));
             }
             Value::Atomic => {}
             Value::OtherSize => watch.problem("the word was read, but not as one of 32 bits"),
         }
     }
 
-    /// It was one that reads and writes: the sender sets words of others so.
+    /// It was one that reads and writes: the sender sets words of others so, and the receiver takes
+    /// and clears its own.
     pub(crate) fn was_atomic(&self, watch: &Watch) {
         if watch.word.load(Relaxed) == 0 {
             return;
         }
-        for (other, slot) in watch.slots.iter().enumerate() {
-            if other != self.cpu && self.is_word_of(watch, other) {
-                slot.is_owed.store(true, Relaxed);
-            }
+        let Some(owner) = (0..watch.slots.len()).find(|cpu| self.is_word_of(watch, *cpu)) else {
+            return;
+        };
+        let (Some(slot), Some(value)) = (watch.slot(owner), read_u32(self.address)) else {
+            return;
+        };
+        if !watch.has_word() {
+            return;
+        }
+        if owner == self.cpu {
+            slot.tell(|cpu| cpu.changed_word(value));
+        } else if value != 0 {
+            slot.is_owed.store(true, Relaxed);
         }
     }
 
@@ -439,12 +509,13 @@ impl Access {
 
     fn state_changed(&self, watch: &Watch, slot: &Slot) {
         let newest = watch.newest_remapping.load(Relaxed);
-        let Some(state) = guest::read(self.address, 4) else {
+        let Some(state) = read_u32(self.address) else {
             watch.problem("the context-tracking state cannot be read");
             return;
         };
-        let is_quiet = u32::try_from(state).is_ok_and(window::is_quiet);
-        if slot.tell(|cpu| cpu.state_changed(is_quiet, newest)) {
+        let is_quiet = window::is_quiet(state);
+        let word = watch.word_now(slot, self.cpu);
+        if slot.tell_with_word(word, |cpu| cpu.state_changed(is_quiet, newest)) {
             watch.opened(slot, self.cpu);
         }
     }
