@@ -239,7 +239,7 @@ impl Cpu {
             let window = (self.way(), self.window.kind, closed);
             *self.windows.entry(window).or_default() += 1;
             self.traced += u64::from(self.window.is_traced);
-            self.traced_and_owed += u64::from(self.window.is_traced && self.window.owes);
+            self.traced_and_owed += u64::from(self.window.is_traced && self.owes());
             self.state = State::Kernel;
         }
     }
@@ -482,7 +482,7 @@ mod tests {
             cpu.state_changed(true, 8);
             assert_eq!(cpu.violations.len(), judged);
             assert_eq!(cpu.not_judged, 1 - judged as u64);
-            assert_eq!(cpu.traced, 1);
+            assert_eq!((cpu.traced, cpu.traced_and_owed), (1, judged as u64));
         }
     }
 
