@@ -14,7 +14,8 @@ use entry_watch_logic::symbols::Symbols;
 use entry_watch_logic::window::Cpu;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -59,10 +60,25 @@ struct Slot {
     state: AtomicU64,
     /// Somebody has set its word, and it has not flushed.
     is_owed: AtomicBool,
+    /// How often it has flushed everything.
+    flushes: AtomicU64,
     cpu: Mutex<Cpu>,
 }
 
 impl Slot {
+    fn flushes(&self) -> u64 {
+        self.flushes.load(SeqCst)
+    }
+
+    /// Somebody has set its word, after it had flushed that often. It may have flushed meanwhile:
+    /// both threads of the emulator write first and look then.
+    fn note_owed(&self, flushes: u64) {
+        self.is_owed.swap(true, SeqCst);
+        if self.flushes() != flushes {
+            self.is_owed.store(false, Relaxed);
+        }
+    }
+
     /// Tells the logic something, and notes what the CPU is doing now.
     fn tell<T>(&self, what: impl FnOnce(&mut Cpu) -> T) -> T {
         self.tell_with_word(None, what)
@@ -133,6 +149,7 @@ impl Watch {
             }),
             state: AtomicU64::new(0),
             is_owed: AtomicBool::new(false),
+            flushes: AtomicU64::new(0),
             cpu: Mutex::default(),
         };
         Ok(Self {
@@ -279,6 +296,7 @@ impl Watch {
 
     pub(crate) fn full_flush(&self, cpu: usize) {
         if let Some(slot) = self.slot(cpu) {
+            slot.flushes.fetch_add(1, SeqCst);
             slot.tell(Cpu::flushed);
             slot.is_owed.store(false, Relaxed);
         }

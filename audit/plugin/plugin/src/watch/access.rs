@@ -80,16 +80,17 @@ impl Access {
         let Some(owner) = (0..watch.slots.len()).find(|cpu| self.is_word_of(watch, *cpu)) else {
             return;
         };
-        let (Some(slot), Some(value)) = (watch.slot(owner), read_u32(self.address)) else {
+        let Some(slot) = watch.slot(owner) else {
             return;
         };
-        if !watch.has_word() {
+        let flushes = slot.flushes();
+        let Some(value) = read_u32(self.address).filter(|_| watch.has_word()) else {
             return;
-        }
+        };
         if owner == self.cpu {
             slot.tell(|cpu| cpu.changed_word(value));
         } else if value != 0 {
-            slot.is_owed.store(true, Relaxed);
+            slot.note_owed(flushes);
         }
     }
 
