@@ -97,7 +97,9 @@ run_block() {
 	cd "$scratch" || return
 	while IFS= read -r line || [ -n "$line" ]; do
 		command+=${command:+$'\n'}$line
-		quotes=${command//[^\']/}
+		# Those of a comment do not count.
+		quotes=${command%%[[:space:]]#*}
+		quotes=${quotes//[^\']/}
 		if [ $((${#quotes} % 2)) -eq 1 ] || [ "${line%\\}" != "$line" ]; then
 			continue
 		fi
@@ -163,7 +165,7 @@ bad_page() {
 
 		::
 
-		  true   # with a comment
+		  true   # with a comment that doesn't matter
 		  echo 'a word
 		  and another' | grep -q another
 		  make test MINUTES=3
