@@ -16,6 +16,7 @@ VARIANTS := no_entry_flush receiver_on_tracepoint slow_sender no_recheck no_firs
 VARIANTS += lenient_input leaky_input
 VARIANTS += forgets_stuck kgdb_waits no_forced_off ownerless_views late_files open_to_all \
 	any_machine no_tracer_check
+VARIANTS += torn_recent slow_recent
 # Only ever built to be refused by scripts/check-noinstr.
 REFUSED_VARIANTS := noinstr_leak panic_path
 

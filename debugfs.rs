@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The views: `/sys/kernel/debug/deferred_flush/{summary,cpus}`.
+//! The views: `/sys/kernel/debug/deferred_flush/{summary,cpus,recent}`.
 //!
 //! The kernel crate's debugfs files have no owner, so an open one would outlive the module. These
 //! have file operations of their own; debugfs takes a reference on their owner at each open.
@@ -9,6 +9,7 @@ use crate::bindings;
 use crate::control;
 use crate::flush;
 use crate::percpu::{self, Context, ALLOWED, NOHZ_FULL};
+use crate::recent;
 use crate::stats::{self, DRAINED, EXPIRED, SUSPENSIONS};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -43,6 +44,7 @@ impl Operations {
 
 static SUMMARY: Operations = Operations::new(open_summary);
 static CPUS: Operations = Operations::new(open_cpus);
+static RECENT: Operations = Operations::new(open_recent);
 
 /// # Safety
 ///
@@ -69,6 +71,21 @@ unsafe extern "C" fn open_summary(
 unsafe extern "C" fn open_cpus(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
     // SAFETY: the file is being opened.
     unsafe { open(file, show_cpus) }
+}
+
+/// # Safety
+///
+/// As for [`open_summary`].
+unsafe extern "C" fn open_recent(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    // SAFETY: the file is being opened, with a callback of this module.
+    unsafe {
+        bindings::single_open_size(
+            file,
+            Some(show_recent),
+            core::ptr::null_mut(),
+            recent::USUAL_SIZE,
+        )
+    }
 }
 
 /// The release that the module was built for, which the loader compares with the running one.
@@ -180,6 +197,18 @@ unsafe extern "C" fn show_cpus(file: *mut bindings::seq_file, _data: *mut c_void
     0
 }
 
+/// # Safety
+///
+/// As for [`show_summary`].
+unsafe extern "C" fn show_recent(file: *mut bindings::seq_file, _data: *mut c_void) -> c_int {
+    // SAFETY: as above.
+    let file = unsafe { SeqFile::from_raw(file) };
+    match recent::print(file) {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
 /// The directory exists.
 pub(crate) struct Directory(*mut bindings::dentry);
 
@@ -203,7 +232,11 @@ impl Directory {
         } else {
             0o400
         };
-        for (name, operations) in [(c"summary", &SUMMARY), (c"cpus", &CPUS)] {
+        for (name, operations) in [
+            (c"summary", &SUMMARY),
+            (c"cpus", &CPUS),
+            (c"recent", &RECENT),
+        ] {
             // SAFETY: the operations are statics; their owner is pinned while a file is open.
             unsafe {
                 bindings::debugfs_create_file_full(

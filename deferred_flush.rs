@@ -17,6 +17,8 @@ mod insn;
 mod machine;
 mod percpu;
 mod policy;
+mod recent;
+mod ring;
 mod stats;
 mod sysfs;
 
@@ -42,7 +44,7 @@ module! {
 }
 
 /// The loaded module. Fields are dropped in this order: first nobody can ask for anything any more,
-/// then the hooks go, then what they count in.
+/// then the hooks go, then what they write to.
 struct DeferredFlush {
     #[cfg(not(variant = "late_files"))]
     _sysfs: Option<sysfs::Directory>,
@@ -51,6 +53,7 @@ struct DeferredFlush {
     #[cfg(variant = "late_files")]
     _sysfs: Option<sysfs::Directory>,
     _slots: stats::Slots,
+    _rings: recent::Rings,
 }
 
 impl kernel::Module for DeferredFlush {
@@ -64,6 +67,7 @@ impl kernel::Module for DeferredFlush {
         machine::init();
         let symbols = Symbols::find(machine::vmalloc_range())?;
         let slots = stats::Slots::new()?;
+        let rings = recent::Rings::new()?;
         let running = control::Running::start(symbols);
         Self::unless_stuck(control::set_mode(mode))?;
         // The files come last: a load that fails frees the module, whoever has one of them open.
@@ -76,6 +80,7 @@ impl kernel::Module for DeferredFlush {
             _debugfs: debugfs::Directory::create(),
             _running: running,
             _slots: slots,
+            _rings: rings,
         })
     }
 }

@@ -196,6 +196,9 @@ const WORDS: usize = core::mem::size_of::<bindings::cpumask>() / core::mem::size
 pub(crate) struct CpuSet([AtomicUsize; WORDS]);
 
 impl CpuSet {
+    /// How many CPUs there is room for.
+    pub(crate) const CAPACITY: usize = WORDS * BITS;
+
     /// The empty set.
     pub(crate) const fn new() -> Self {
         Self([const { AtomicUsize::new(0) }; WORDS])
@@ -257,7 +260,7 @@ impl CpuSet {
 
     /// The CPUs in ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..(WORDS * BITS) as u32).filter(|&cpu| self.contains(cpu))
+        (0..Self::CAPACITY as u32).filter(|&cpu| self.contains(cpu))
     }
 
     /// The bits, for the kernel's bitmap functions.

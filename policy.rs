@@ -82,6 +82,12 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    /// Whether a call that returns to `address` may be one of a purger.
+    #[inline]
+    pub(crate) fn returns_to_purger(&self, address: usize) -> bool {
+        self.purgers.iter().any(|purger| purger.contains(address))
+    }
+
     /// Whether a flush of `flushed`, called so that it returns to `return_address`, may be
     /// deferred.
     ///

@@ -156,6 +156,25 @@ impl kernel::fmt::Display for Symbolic {
     }
 }
 
+/// Prints an address as the kernel does, but as one word, and `-` if it has no name.
+pub(crate) struct Named(pub(crate) usize);
+
+impl kernel::fmt::Display for Named {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        let text = SymbolText::of(self.0);
+        // Without a name the kernel prints the address itself.
+        if text.parse().is_none() {
+            return f.write_str("-");
+        }
+        let text = CStr::from_bytes_until_nul(&text.0).map_err(|_| kernel::fmt::Error)?;
+        // A module's symbol ends with " [module]".
+        for part in text.to_bytes().split(|&byte| byte == b' ') {
+            f.write_str(core::str::from_utf8(part).unwrap_or("?"))?;
+        }
+        Ok(())
+    }
+}
+
 /// The extent of a named function. -ENOENT, with a line in the log, if the kernel has none.
 fn function(name: &CStr) -> Result<Range> {
     Ok(function_and_entry(name)?.0)

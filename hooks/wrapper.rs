@@ -14,9 +14,11 @@ use crate::hooks::stale_limit;
 use crate::insn::CALL_LENGTH;
 use crate::percpu::{self, Context, ALLOWED};
 use crate::policy::{Kept, Policy, Range};
+use crate::recent;
+use crate::ring::{Counts, Decision, Fate, Record};
 use crate::stats::{self, Slot};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use kernel::ffi::{c_int, c_ulong, c_void};
 use kernel::prelude::*;
 
@@ -26,7 +28,7 @@ static OPS: Ops = Ops::new();
 ///
 /// # Invariants
 ///
-/// Written only while neither callback is registered.
+/// Written only while neither callback is registered, and nobody is in the wrapper.
 struct PolicyCell(UnsafeCell<Option<Policy>>);
 
 // SAFETY: by the invariant, it is not written while it is read.
@@ -34,7 +36,8 @@ unsafe impl Sync for PolicyCell {}
 
 static POLICY: PolicyCell = PolicyCell(UnsafeCell::new(None));
 
-/// Whether the policy allows to defer this call; counts it. Called from the callbacks.
+/// Whether the policy allows to defer this call; counts it, and notes it if not. Called from the
+/// callbacks.
 fn is_deferrable(flushed: Range, return_address: usize) -> bool {
     // SAFETY: a callback runs, so nobody writes.
     let Some(policy) = (unsafe { &*POLICY.0.get() }) else {
@@ -47,15 +50,36 @@ fn is_deferrable(flushed: Range, return_address: usize) -> bool {
         (return_address.wrapping_sub(CALL_LENGTH) as *const [u8; CALL_LENGTH]).read_volatile()
     };
     let checked = policy.check(flushed, return_address, bytes_before);
-    if let Some(slot) = stats::this_slot() {
-        slot.calls.add_one();
-        match checked {
-            Ok(()) => {}
-            Err(Kept::Caller) => slot.kept_caller.add_one(),
-            Err(Kept::Range) => slot.kept_range.add_one(),
+    count(|slot| &slot.calls);
+    match checked {
+        Ok(()) => return true,
+        Err(Kept::Caller) => {
+            count(|slot| &slot.kept_caller);
+            note_kept(Decision::KeptCaller, flushed, return_address);
+        }
+        Err(Kept::Range) => {
+            count(|slot| &slot.kept_range);
+            note_kept(Decision::KeptRange, flushed, return_address);
         }
     }
-    checked.is_ok()
+    false
+}
+
+/// Adds a flush that runs as the kernel wrote it to the view `recent`.
+fn note_kept(decision: Decision, flushed: Range, caller: usize) {
+    note_counted(decision, Counts::default(), flushed, caller);
+}
+
+fn note_counted(decision: Decision, counts: Counts, flushed: Range, caller: usize) {
+    recent::add(Record {
+        time: recent::now(),
+        cpu: percpu::current_cpu(),
+        decision,
+        counts,
+        start: flushed.start,
+        end: flushed.end,
+        caller,
+    });
 }
 
 fn count(counter: impl Fn(&Slot) -> &stats::Counter) {
@@ -85,9 +109,12 @@ unsafe extern "C" fn on_flush(
     }
     if BLOCKED.is_blocked() {
         count(|slot| &slot.kept_blocked);
+        note_kept(Decision::KeptBlocked, flushed, return_address);
         return;
     }
     count(|slot| &slot.redirected);
+    // The third argument.
+    registers.dx = return_address;
     registers.ip = deferring_flush as usize as c_ulong;
 }
 
@@ -112,16 +139,44 @@ unsafe extern "C" fn on_flush_in_shadow(
     }
     count(|slot| &slot.kept_blocked);
     let this_cpu = percpu::current_cpu();
-    let would_spare = |cpu| cpu != this_cpu && Context::of(cpu).is_some_and(Context::is_quiet);
-    if ALLOWED.iter().any(would_spare) {
-        count(|slot| &slot.would_defer);
+    let mut counts = Counts::default();
+    for cpu in ALLOWED.iter() {
+        if cpu != this_cpu && percpu::is_online(cpu) {
+            counts = counts.plus_one(match Context::of(cpu).is_some_and(Context::is_quiet) {
+                true => Fate::Deferred,
+                false => Fate::NotQuiet,
+            });
+        }
     }
+    if counts.of(Fate::Deferred) == 0 {
+        note_kept(Decision::KeptBlocked, flushed, return_address);
+        return;
+    }
+    count(|slot| &slot.would_defer);
+    note_counted(Decision::WouldDefer, counts, flushed, return_address);
 }
 
-/// What an interrupted CPU is told.
+/// What an interrupted CPU is told, and what the sender notes of it.
+///
+/// # Invariants
+///
+/// The range stays as it is. Only the sender changes the rest, in [`must_interrupt`]; CPUs that were
+/// already told to flush look at the order meanwhile, hence atomics.
 struct Order {
     range: Range,
-    deferred: AtomicBool,
+    sender: AtomicU32,
+    counts: AtomicU64,
+}
+
+impl Order {
+    fn counts(&self) -> Counts {
+        Counts::from_raw(self.counts.load(Relaxed))
+    }
+
+    fn count(&self, fate: Fate) {
+        self.counts
+            .store(self.counts().plus_one(fate).raw(), Relaxed);
+    }
 }
 
 /// Replaces `flush_tlb_kernel_range()` (arch/x86/mm/tlb.c) for calls that the policy allows.
@@ -131,11 +186,14 @@ struct Order {
 ///
 /// # Safety
 ///
-/// Entered only by way of [`on_flush`].
-unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
+/// Entered only by way of [`on_flush`], which passes on where it returns to. Should a BPF program be
+/// attached to the function, too, that may be lost; it is only shown.
+unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong, caller: c_ulong) {
+    let time = recent::now();
     let mut order = Order {
         range: Range { start, end },
-        deferred: AtomicBool::new(false),
+        sender: AtomicU32::new(percpu::current_cpu()),
+        counts: AtomicU64::new(0),
     };
     ctx_tracking::sender_barrier();
     // SAFETY: both callbacks match the prototypes, take an `Order`, and do not sleep; `order` lives
@@ -149,9 +207,25 @@ unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
             &raw const bindings::__cpu_online_mask,
         );
     }
-    if order.deferred.load(Relaxed) {
+    let counts = order.counts();
+    if counts.of(Fate::Deferred) != 0 {
         stale_limit::flush_deferred();
     }
+    // SAFETY: a sender runs, so nobody writes.
+    let policy = unsafe { &*POLICY.0.get() };
+    let is_known = |policy: &Policy| policy.returns_to_purger(caller);
+    recent::add(Record {
+        time,
+        cpu: order.sender.load(Relaxed),
+        decision: Decision::Redirected,
+        counts,
+        start,
+        end,
+        caller: match policy.as_ref().is_some_and(is_known) {
+            true => caller,
+            false => 0,
+        },
+    });
 }
 
 /// Whether the CPU has to be interrupted; if not, it owes the flush.
@@ -161,7 +235,16 @@ unsafe extern "C" fn deferring_flush(start: c_ulong, end: c_ulong) {
 /// Called by `on_each_cpu_cond_mask()` with an [`Order`].
 unsafe extern "C" fn must_interrupt(cpu: c_int, order: *mut c_void) -> bool {
     let cpu = cpu as u32;
-    if !ALLOWED.contains(cpu) || cpu == percpu::current_cpu() {
+    // SAFETY: the sender's order, which lives until it returns; by its invariant it is not written
+    // but by atomics.
+    let order = unsafe { &*order.cast::<Order>() };
+    // The sender stays on its CPU meanwhile, and is asked about it, too.
+    if cpu == percpu::current_cpu() {
+        order.sender.store(cpu, Relaxed);
+        return true;
+    }
+    if !ALLOWED.contains(cpu) {
+        order.count(Fate::NotAllowed);
         return true;
     }
     let (Some(context), Some(local), Some(slot)) =
@@ -175,19 +258,17 @@ unsafe extern "C" fn must_interrupt(cpu: c_int, order: *mut c_void) -> bool {
     match ctx_tracking::offer(&local.word, &BLOCKED, || context.is_quiet()) {
         Verdict::Deferred => {
             slot.deferred.add_one();
-            // SAFETY: the sender's order, which lives until it returns; CPUs that were already
-            // told to flush read it, hence an atomic.
-            unsafe { &*order.cast::<Order>() }
-                .deferred
-                .store(true, Relaxed);
+            order.count(Fate::Deferred);
             false
         }
         Verdict::NotQuiet => {
             slot.ipi_not_quiet.add_one();
+            order.count(Fate::NotQuiet);
             true
         }
         Verdict::Raced => {
             slot.ipi_raced.add_one();
+            order.count(Fate::Raced);
             true
         }
     }

@@ -231,6 +231,10 @@ impl Area {
         Ok(())
     }
 
+    pub(crate) fn address(&self) -> u64 {
+        self.base as u64
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }

@@ -188,7 +188,18 @@ leaky_input() {
 	fails_with 'fuzz: nothing leaked'
 }
 
-all+=(lenient_input leaky_input)
+# Records are written into slots that look finished (with a delay between their words).
+torn_recent() {
+	with_variant torn_recent recent 8
+	fails_with 'recent: every line is whole while all CPUs send' && has_line '^# reads=[1-9].* torn=[1-9]'
+}
+
+slow_recent() {
+	with_variant slow_recent recent 4
+	passes && has_line '^# reads=[1-9].* torn=0'
+}
+
+all+=(lenient_input leaky_input torn_recent slow_recent)
 
 . "$(dirname "$0")/hazard_controls.sh"
 all+=("${hazard_controls[@]}")
@@ -197,6 +208,7 @@ begin $#
 for variant in "$@"; do
 	case $variant in
 	slow_exchange) check "control: $variant, the good twin of nmi_pending_only, passes" "$variant" ;;
+	slow_recent) check "control: $variant, the good twin of torn_recent, passes" "$variant" ;;
 	slow_sender) check "control: $variant, the good twin of no_recheck and no_block_recheck, passes" "$variant" ;;
 	no_first_check) check "control: $variant, the good twin of flush_before_exchange, passes" "$variant" ;;
 	blind_watch) check "control: $variant is not loaded" "$variant" ;;

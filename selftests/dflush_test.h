@@ -21,11 +21,12 @@ struct dflush_request {
 	/* in */
 	__u32 cpu;
 	__u32 vector;		/* SEND_IPI: 2 is NMI, 0xfd reschedule */
-	__u64 pages;		/* SETUP */
+	__u64 pages;		/* SETUP; CALL_FLUSH */
 	__u64 sets;		/* SETUP: how many sets of pages take turns */
 	__u64 count;		/* SWAP: how many swaps; FLUSH: enum dflush_flush */
 	__u64 microseconds;	/* READ_FOR, TIMER */
-	__u64 address;		/* SET_WORD: address of the per-CPU symbol; WATCH: offset */
+	__u64 address;		/* SET_WORD: address of the per-CPU symbol; WATCH: offset;
+				 * out of SETUP and SWAP: of the first page */
 	__u32 watch;		/* WATCH, UNWATCH: enum dflush_watch */
 	__u32 stage;		/* MEET, in and out: enum dflush_stage */
 	char symbol[48];	/* WATCH */
@@ -159,6 +160,7 @@ enum dflush_chunk {
 enum dflush_call {
 	DFLUSH_CALL_FTRACE_KILL,
 	DFLUSH_CALL_POKE_KGDB,	/* with interrupts off, moved is the place: same byte */
+	DFLUSH_CALL_FLUSH,	/* flush_tlb_kernel_range(): pages from address moved on */
 	DFLUSH_CALL_FEATURE,	/* no function: the CPU gets or loses a feature in the kernel's
 				 * eyes; cpu: enum dflush_feature, moved: 1 or 0 */
 };

@@ -338,6 +338,7 @@ fn swap(request: &mut dflush_request) -> Result {
     }
     request.generation = area.generation();
     request.moved = area.moved() - moved;
+    request.address = area.address();
     Ok(())
 }
 
@@ -385,6 +386,16 @@ fn call(request: &dflush_request) -> Result {
         bindings::dflush_call_DFLUSH_CALL_FTRACE_KILL => {
             // SAFETY: The test passes the address of `void ftrace_kill(void)`.
             unsafe { core::mem::transmute::<*const c_void, extern "C" fn()>(address)() };
+        }
+        bindings::dflush_call_DFLUSH_CALL_FLUSH => {
+            let start = usize::try_from(request.moved)?;
+            let length = usize::try_from(request.pages)?.saturating_mul(PAGE_SIZE);
+            // SAFETY: The test passes the address of flush_tlb_kernel_range(), which has this
+            // signature, and may forget any translation.
+            let flush = unsafe {
+                core::mem::transmute::<*const c_void, extern "C" fn(usize, usize)>(address)
+            };
+            flush(start, start.saturating_add(length));
         }
         bindings::dflush_call_DFLUSH_CALL_POKE_KGDB => {
             type Poke = extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
@@ -527,10 +538,11 @@ fn serve(command: u32, request: &mut dflush_request) -> Result {
             // The old one goes first, with its address.
             state.area = None;
             state.tables.clear();
-            state.area = Some(Area::new(
+            let area = state.area.insert(Area::new(
                 usize::try_from(request.pages)?,
                 usize::try_from(request.sets)?,
             )?);
+            request.address = area.address();
         }
         TEARDOWN => STATE.lock().area = None,
         SWAP => swap(request)?,

@@ -10,7 +10,7 @@ has_mode() {
 }
 
 debugfs_is_private() {
-	has_mode 400 "$VIEWS/summary" && has_mode 400 "$VIEWS/cpus"
+	has_mode 400 "$VIEWS/summary" && has_mode 400 "$VIEWS/cpus" && has_mode 400 "$VIEWS/recent"
 }
 
 is_unloaded() {
@@ -59,7 +59,7 @@ pins() {
 	return "$result"
 }
 
-begin 10
+begin 11
 load_module
 check "views: permissions of mode" has_mode 644 "$CONTROL/mode"
 check "views: permissions of cpus" has_mode 644 "$CONTROL/cpus"
@@ -71,5 +71,6 @@ check "views: every column of cpus" has_all_columns
 unload_module
 check "views: an open summary pins the module" pins summary
 check "views: an open cpus view pins the module" pins cpus
+check "views: an open view of recent flushes pins the module" pins recent
 check "views: unloaded" is_unloaded
 ktap_finished

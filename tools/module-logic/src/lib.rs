@@ -13,6 +13,8 @@ mod ctx_tracking;
 mod insn;
 #[path = "../../../policy.rs"]
 mod policy;
+#[path = "../../../ring.rs"]
+mod ring;
 
 #[cfg(test)]
 mod insn_tests;
@@ -20,3 +22,5 @@ mod insn_tests;
 mod policy_tests;
 #[cfg(test)]
 mod protocol_tests;
+#[cfg(test)]
+mod ring_tests;
