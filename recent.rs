@@ -9,7 +9,7 @@
 use crate::bindings;
 use crate::hooks::symbols::Named;
 use crate::percpu::{self, CpuSet};
-use crate::ring::{Fate, Newest, Record, Ring, Slot, Tickets, LENGTH};
+use crate::ring::{Decision, Fate, Newest, Record, Ring, Slot, Tickets, LENGTH};
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use kernel::fmt;
 use kernel::prelude::*;
@@ -137,40 +137,53 @@ impl fmt::Display for Line<'_> {
                 f.write_str(" -")?;
             }
         }
-        f.write_fmt(fmt!(
-            " {} {} {}",
-            Restricted(record.start),
-            record.end.wrapping_sub(record.start),
-            Named(record.caller)
-        ))
+        let start = Restricted::new(record.start);
+        f.write_fmt(fmt!(" {}", start.shown()))?;
+        // From a place in vmalloc to one among the modules: that tells where vmalloc begins.
+        if record.decision == Decision::KeptRange && !start.is_plain() {
+            f.write_str(" -")?;
+        } else {
+            f.write_fmt(fmt!(" {}", record.end.wrapping_sub(record.start)))?;
+        }
+        f.write_fmt(fmt!(" {}", Named(record.caller)))
     }
 }
 
-/// Prints an address by the kernel's rule for whoever reads (`restricted_pointer()`, lib/vsprintf.c):
-/// `kernel.kptr_restrict` and CAP_SYSLOG decide between it, a hash of it, and `-` for nothing.
-struct Restricted(usize);
+/// An address as the kernel shows it to whoever reads (`restricted_pointer()`, lib/vsprintf.c):
+/// `kernel.kptr_restrict` and CAP_SYSLOG decide between it, a hash of it, and nothing.
+struct Restricted {
+    address: usize,
+    text: [u8; 24],
+}
 
-impl fmt::Display for Restricted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0u8; 32];
+impl Restricted {
+    fn new(address: usize) -> Self {
+        let mut text = [0; 24];
         // SAFETY: the buffer is as long as that; %pK looks at the pointer's value alone. The
         // kernel terminates the string.
         unsafe {
             bindings::scnprintf(
                 text.as_mut_ptr().cast(),
                 text.len(),
-                c"%pK".as_char_ptr(),
-                self.0 as *const kernel::ffi::c_void,
+                c"0x%pK".as_char_ptr(),
+                address as *const kernel::ffi::c_void,
             );
         }
-        let shown = CStr::from_bytes_until_nul(&text)
-            .ok()
-            .and_then(|text| text.to_str().ok())
-            .unwrap_or_default();
-        if shown.bytes().all(|byte| byte == b'0') {
-            f.write_str("-")
-        } else {
-            f.write_fmt(fmt!("0x{shown}"))
+        Self { address, text }
+    }
+
+    /// What may be seen, or `-`.
+    fn shown(&self) -> &str {
+        let text = CStr::from_bytes_until_nul(&self.text).ok();
+        match text.and_then(|text| text.to_str().ok()) {
+            Some(text) if text.bytes().any(|byte| !b"0x".contains(&byte)) => text,
+            _ => "-",
         }
+    }
+
+    /// Whether that is the address itself.
+    fn is_plain(&self) -> bool {
+        let digits = self.shown().strip_prefix("0x").unwrap_or_default();
+        usize::from_str_radix(digits, 16) == Ok(self.address)
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Makes one module of each mutant from the module's own `ctx_tracking.rs`.
+//! Makes one module of each mutant from the module's own `ctx_tracking.rs`, and of each from `ring.rs`.
 //!
 //! A mutant is a list of exact replacements, and each has to match exactly once: a source that has
 //! changed breaks the build instead of testing nothing. So do lines of the other files that
@@ -13,6 +13,9 @@ use std::{env, fs};
 #[path = "mutants.rs"]
 mod mutants;
 use mutants::{ANCHORS, MUTANTS};
+#[path = "ring_mutants.rs"]
+mod ring_mutants;
+use ring_mutants::RING_MUTANTS;
 
 fn read(path: &Path) -> String {
     println!("cargo::rerun-if-changed={}", path.display());
@@ -31,6 +34,7 @@ fn assert_once(file: &str, text: &str, wanted: &str) {
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=mutants.rs");
+    println!("cargo::rerun-if-changed=ring_mutants.rs");
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap()).join("..");
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
 
@@ -57,4 +61,20 @@ fn main() {
     }
     instances.push_str("        _ => panic!(\"there is no mutant {name}\"),\n    }\n}\n");
     fs::write(out.join("instances.rs"), instances).unwrap();
+
+    let source = root.join("ring.rs").canonicalize().unwrap();
+    let original = read(&source);
+    let mut instances = format!("ring_instance!(original, {source:?});\n");
+    for (name, _, from, to) in RING_MUTANTS {
+        assert_once("ring.rs", &original, from);
+        let path = out.join(format!("ring_{name}.rs"));
+        fs::write(&path, original.replacen(from, to, 1)).unwrap();
+        writeln!(instances, "ring_instance!({name}, {path:?});").unwrap();
+    }
+    instances.push_str("const EXPLORATIONS: &[fn() -> Outcome] = &[original::explore");
+    for (name, ..) in RING_MUTANTS {
+        write!(instances, ", {name}::explore").unwrap();
+    }
+    instances.push_str("];\n");
+    fs::write(out.join("ring_instances.rs"), instances).unwrap();
 }

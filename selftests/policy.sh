@@ -26,7 +26,13 @@ unload_dummy() {
 	rmmod dummy
 }
 
-begin 7
+# A range from vmalloc to the modules tells where vmalloc begins.
+shows_no_distance() {
+	awk '$3 == "kept_range" { seen++; if ($9 != "-") bad++ }
+		END { print "# lines of that kind: " seen + 0 ", with a size: " bad + 0; exit !seen || bad }' "$VIEWS/recent"
+}
+
+begin 8
 load_module
 hold_cpus "$NOHZ_FULL"
 check "policy: the lazy purge is redirected" rises redirected 10 dflush flush aliases 10
@@ -34,6 +40,7 @@ check "policy: the lazy purge is deferred" rises deferred 10 dflush flush aliase
 check "policy: vrealloc that shrinks is kept (caller)" kept kept_caller dflush flush vrealloc 10
 check "policy: a freed page table is kept (caller)" kept kept_caller dflush flush huge 5
 check "policy: a purge that spans module space is kept (range)" kept kept_range unload_dummy
+check "policy: ... and does not show how far" shows_no_distance
 release_cpus
 check "policy: counters add up" counters_add_up
 check "policy: nothing stale afterwards" defers "$NOHZ_FULL"

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@
 #define KPTR_FILE "/proc/sys/kernel/kptr_restrict"
 #define HEADER \
 	"# time cpu decision deferred ipi_not_quiet ipi_raced ipi_not_allowed start size caller\n"
+#define PURGER "__purge_vmap_area_lazy"
 #define MOST 256
 #define PAGE 4096UL
 #define PAGES 24
@@ -46,7 +48,8 @@ struct line {
 	long counts[4];
 	/* 0 for '-' */
 	unsigned long start;
-	unsigned long size;
+	/* -1 for '-' */
+	long size;
 	char caller[400];
 };
 
@@ -80,18 +83,18 @@ static bool parse_count(const char *text, long *count)
 
 static bool parse_line(const char *text, struct line *line)
 {
-	char counts[4][16], start[32];
+	char counts[4][16], start[32], size[24];
 	int used = 0;
 
-	if (sscanf(text, "%lf %d %15s %15s %15s %15s %15s %31s %lu %399s%n", &line->time, &line->cpu,
-		   line->decision, counts[0], counts[1], counts[2], counts[3], start, &line->size,
+	if (sscanf(text, "%lf %d %15s %15s %15s %15s %15s %31s %23s %399s%n", &line->time, &line->cpu,
+		   line->decision, counts[0], counts[1], counts[2], counts[3], start, size,
 		   line->caller, &used) != 10 || strcmp(text + used, "\n"))
 		return false;
 	line->start = strcmp(start, "-") ? strtoul(start, NULL, 16) : 0;
 	for (int i = 0; i < 4; i++)
 		if (!parse_count(counts[i], &line->counts[i]))
 			return false;
-	return strcmp(start, "-") == 0 || strncmp(start, "0x", 2) == 0;
+	return parse_count(size, &line->size) && (!line->start || !strncmp(start, "0x", 2));
 }
 
 static void read_view(struct view *view)
@@ -156,7 +159,7 @@ static struct line *find_line(struct view *view, double since, const char *decis
 
 static void show(const struct line *line)
 {
-	ksft_print_msg("%s %ld %ld %ld %ld %#lx %lu %s\n", line->decision, line->counts[0],
+	ksft_print_msg("%s %ld %ld %ld %ld %#lx %ld %s\n", line->decision, line->counts[0],
 		       line->counts[1], line->counts[2], line->counts[3], line->start, line->size,
 		       line->caller);
 }
@@ -189,7 +192,7 @@ static bool shows_deferred(struct view *view)
 	for (int tries = 0; tries < 5 && !(line && line->counts[0] > 0); tries++) {
 		since = now();
 		swap_area(1);
-		line = find_line(view, since, "redirected", "_vm_unmap_aliases+0x", start, PAGES);
+		line = find_line(view, since, "redirected", PURGER, start, PAGES);
 		if (!line)
 			break;
 		show(line);
@@ -208,7 +211,7 @@ static bool shows_refused(struct view *view)
 	struct line *line;
 
 	request(DFLUSH_NR_FLUSH, &about);
-	line = find_line(view, since, "kept_caller", "vrealloc_node_align_noprof+0x", 0, 0);
+	line = find_line(view, since, "kept_caller", "vrealloc_node_align_noprof", 0, 0);
 	if (line)
 		show(line);
 	return line && is_uncounted(line);
@@ -227,7 +230,7 @@ static bool shows_shadow(struct view *view)
 		start = set_up().address;
 		since = now();
 		swap_area(1);
-		line = find_line(view, since, "would_defer", "_vm_unmap_aliases+0x", start, PAGES);
+		line = find_line(view, since, "would_defer", PURGER, start, PAGES);
 	}
 	stop_spinner(&spinner);
 	if (line) {
@@ -238,7 +241,7 @@ static bool shows_shadow(struct view *view)
 	start = set_up().address;
 	since = now();
 	swap_area(1);
-	line = find_line(view, since, "kept_blocked", "_vm_unmap_aliases+0x", start, PAGES);
+	line = find_line(view, since, "kept_blocked", PURGER, start, PAGES);
 	write_file(MODE_FILE, "on\n");
 	return is_right && line && is_uncounted(line);
 }
@@ -337,7 +340,7 @@ static bool is_whole(const struct line *line, unsigned long *last)
 	size_t length = strlen(line->caller), end = strlen("[dflush_test]");
 
 	if (line->cpu != cpu || writer >= WRITERS_PER_CPU || strcmp(line->decision, "kept_caller") ||
-	    line->size != pattern_pages(number) * PAGE || !is_uncounted(line) || length <= end ||
+	    line->size != (long)(pattern_pages(number) * PAGE) || !is_uncounted(line) || length <= end ||
 	    strcmp(line->caller + length - end, "[dflush_test]"))
 		return false;
 	last += cpu * WRITERS_PER_CPU + writer;
@@ -373,11 +376,15 @@ static void check_view(struct view *view, struct outcome *outcome)
 	}
 }
 
-static void run_reader(struct outcome *outcome, double seconds)
+/* Before the writers, of which there are several on each CPU. */
+static void run_reader(int cpu, struct outcome *outcome, double seconds)
 {
 	static struct view view;
 	double limit = now() + seconds;
 
+	pin_to(cpu);
+	if (setpriority(PRIO_PROCESS, 0, -15))
+		fail("setpriority: %s", strerror(errno));
 	while (now() < limit)
 		check_view(&view, outcome);
 }
@@ -398,11 +405,11 @@ static bool lines_are_whole(double seconds)
 	fflush(stdout);
 	reader = fork();
 	if (!reader) {
-		run_reader(&outcome[1], seconds);
+		run_reader(online - 1, &outcome[1], seconds);
 		fflush(stdout);
 		_exit(0);
 	}
-	run_reader(&outcome[0], seconds);
+	run_reader(housekeeping_cpu(), &outcome[0], seconds);
 	waitpid(reader, NULL, 0);
 	while (started--) {
 		kill(writers[started], SIGKILL);
@@ -416,7 +423,7 @@ static bool lines_are_whole(double seconds)
 	}
 	ksft_print_msg("reads=%lu lines=%lu cpus=%d torn=%lu\n", outcome->reads, outcome->lines,
 		       __builtin_popcountl(outcome->cpus), outcome->torn);
-	return !outcome->torn && outcome->lines >= 1000 &&
+	return !outcome->torn && outcome->lines >= MOST &&
 	       __builtin_popcountl(outcome->cpus) == online;
 }
 
