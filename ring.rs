@@ -174,6 +174,9 @@ impl Record {
     }
 }
 
+/// The bit of a slot's sequence that says that somebody writes.
+const CLAIMED: u64 = 1;
+
 /// Room for one record.
 ///
 /// # Invariants
@@ -209,7 +212,7 @@ impl Slot {
         let old = self.sequence.load(Relaxed);
         let claimed = Self::published(ticket).wrapping_sub(1);
         // Acquire: the words of the writer before come before this one's.
-        old % 2 == 0
+        old & CLAIMED == 0
             && old < claimed
             && self
                 .sequence
@@ -239,7 +242,7 @@ impl Slot {
     /// The record, if there is a whole one.
     fn read(&self) -> Option<Record> {
         let before = self.sequence.load(Acquire);
-        if before == 0 || before % 2 != 0 {
+        if before == 0 || before & CLAIMED != 0 {
             return None;
         }
         let mut words = [0; WORDS];

@@ -8,7 +8,7 @@ pub(crate) const RING_MUTANTS: &[(&str, &str, &str, &str)] = &[
     (
         "no_claim",
         "a writer does not ask whether the slot is free",
-        "        old % 2 == 0
+        "        old & CLAIMED == 0
             && old < claimed
             && self
                 .sequence
@@ -64,7 +64,7 @@ pub(crate) const RING_MUTANTS: &[(&str, &str, &str, &str)] = &[
     (
         "reads_claimed_slots",
         "a claimed slot is read like any other",
-        "before == 0 || before % 2 != 0",
+        "before == 0 || before & CLAIMED != 0",
         "before == 0",
     ),
 ];
