@@ -16,7 +16,7 @@ mod ring_mutants;
 mod trace;
 
 use ring_mutants::RING_MUTANTS;
-use std::panic::catch_unwind;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -30,14 +30,14 @@ type Outcome = (usize, bool);
 fn explore(model: impl Fn() + Sync + Send + 'static) -> Outcome {
     let executions = Arc::new(AtomicUsize::new(0));
     let counter = executions.clone();
-    let result = catch_unwind(move || {
+    let result = catch_unwind(AssertUnwindSafe(move || {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = BOUND.get().copied();
         builder.check(move || {
             counter.fetch_add(1, Relaxed);
             model();
         });
-    });
+    }));
     (executions.load(Relaxed), result.is_err())
 }
 
@@ -75,6 +75,8 @@ macro_rules! ring_instance {
             pub(super) fn explore() -> super::Outcome {
                 super::explore(|| {
                     let memory = Arc::new((Tickets::new(), [Slot::new()]));
+                    // loom's atomics are made by whoever uses them first.
+                    Ring::new(&memory.0, &memory.1).add(record(0));
                     let writers: Vec<_> = (1..=2)
                         .map(|writer| {
                             let memory = memory.clone();
