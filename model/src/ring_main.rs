@@ -85,11 +85,15 @@ macro_rules! ring_instance {
                             })
                         })
                         .collect();
-                    let ring = Ring::new(&memory.0, &memory.1);
-                    assert_whole(&ring);
+                    let reader = {
+                        let memory = memory.clone();
+                        thread::spawn(move || assert_whole(&Ring::new(&memory.0, &memory.1)))
+                    };
                     for writer in writers {
                         writer.join().unwrap();
                     }
+                    reader.join().unwrap();
+                    let ring = Ring::new(&memory.0, &memory.1);
                     assert_eq!(assert_whole(&ring), 1, "nothing is left");
                 })
             }
