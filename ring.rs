@@ -347,9 +347,9 @@ impl<'a> Newest<'a> {
 /// Widens race windows in the test-only variants, so that a test finds the damage in seconds.
 #[cfg(any(variant = "torn_recent", variant = "slow_recent"))]
 mod test {
-    /// About 50 us under emulation.
+    /// About half a millisecond under emulation.
     pub(super) fn delay() {
-        for i in 0..10_000 {
+        for i in 0..100_000 {
             core::hint::black_box(i);
         }
     }
