@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::{DEREFERENCE, FOUND, audit, findings, finds, golden};
+use harness::{DEREFERENCE, FOUND, as_json, audit, build, findings, finds, golden, report_of};
 use std::path::Path;
 
 #[test]
@@ -22,7 +22,8 @@ fn a_clean_kernel_passes() {
         let entry = entries.iter().find(|e| e["name"] == name).unwrap();
         entry[key].as_u64().unwrap()
     };
-    assert_eq!(entries.len(), 3);
+    // The NMI twice more, as an event that hits the kernel.
+    assert_eq!(entries.len(), 5);
     assert_eq!(of("entry_SYSCALL_64", "receiver"), 1);
     assert_eq!(of("asm_exc_page_fault", "receiver"), 1);
     assert_eq!(of("asm_exc_nmi", "nmi_walk"), 1);
@@ -321,6 +322,47 @@ fn what_is_allowed_passes_and_what_is_stale_does_not() {
     // Another shape is another access.
     let report = audit("other", &planted, &entry("write8 [*vmalloc_pointer]"));
     assert_eq!(findings(&report).len(), 1);
+}
+
+#[test]
+fn a_chain_of_calls_without_end() {
+    let text = ".type recurses, @function\nrecurses: call recurses\nret";
+    finds(
+        "recursion",
+        &[("TEXT", text), ("ON_ENTRY", "call recurses")],
+        "",
+        "recurses: limit: the chain of calls is too long",
+    );
+}
+
+#[test]
+fn more_program_points_than_can_be_looked_at() {
+    let report = audit("points", &[("ON_ENTRY", ".rept 60001\nnop\n.endr")], "");
+    assert_eq!(report["clean"], false);
+    let problem = report["problems"][0].as_str().unwrap();
+    assert!(
+        problem.starts_with("entry_SYSCALL_64: more than 60000 program points"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn with_debug_info_the_source_line_is_there() {
+    let planted = [("ON_ENTRY", DEREFERENCE)];
+    let (elf, allow) = build("debug_info", &planted, "", true);
+    let report = as_json(report_of(&elf, &allow));
+    let source = report["findings"][0]["source"].as_str().unwrap();
+    let (file, line) = source.rsplit_once(':').unwrap();
+    assert!(file.ends_with("debug_info/kernel.s"), "{source}");
+    // The line that calls the macro, or the one in it that dereferences.
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().nth(line.parse::<usize>().unwrap() - 1);
+    assert!(
+        line.is_some_and(|l| l.contains("ON_ENTRY") || l.contains("mov (%rax), %rax")),
+        "{source}: {line:?}"
+    );
+    let without = audit("no_debug_info", &planted, "");
+    assert!(without["findings"][0]["source"].is_null());
 }
 
 #[test]

@@ -15,6 +15,7 @@ impl Step<'_, '_> {
     /// A call that an alternative makes direct, of what its memory operand has at boot.
     pub(super) fn direct_call(&mut self, state: &State, return_to: u64) -> Result<()> {
         let call = self.flow.decode(self.node.ip)?;
+        self.touch_push(call.ip(), state);
         let target = Executor::address(&call, state);
         let value = self.flow.map().load(target, 8, state, call.ip());
         let via = self.flow.map().describe(target);
@@ -109,6 +110,7 @@ impl Step<'_, '_> {
                     ip: target,
                     phase: self.node.phase,
                     stack: None,
+                    gs: state.gs,
                 },
                 inside,
             )),
@@ -135,7 +137,14 @@ impl Step<'_, '_> {
             self.skip(state, return_to);
             return Ok(());
         }
-        if self.node.phase == Phase::Entry && function == protocol.nmi_walk {
+        // With RCU watching before, a change of state on this path was none: whether there is one
+        // depends on a counter that is not known.
+        let may_flush = match self.node.phase {
+            Phase::Entry => true,
+            Phase::Exit => self.flow.in_kernel == Some(false),
+            Phase::Kernel => false,
+        };
+        if may_flush && function == protocol.nmi_walk {
             self.end(End::NmiWalk);
             let mut after = state.clone();
             after.clobber_caller_saved(self.node.ip);

@@ -52,11 +52,11 @@ impl Collected {
         let mut line = EntryLine::new(&entry.name, entry.kind.name(), entry.starts.len(), walk);
         for (node, event) in &walk.events {
             match event {
-                Event::Access(access) => {
-                    line.count(self.report.access(node.ip, node.phase, access));
+                Event::Access { at, access } => {
+                    line.count(self.report.access(*at, node.phase, access));
                     self.report
                         .known
-                        .add(flow.patches.runs_at(node.ip), node.phase, access.class);
+                        .add(flow.patches.runs_at(*at), node.phase, access.class);
                     if access.class.is_finding() {
                         self.find(flow, entry, walk, node, finding(access));
                     }
@@ -120,12 +120,18 @@ fn count_ends(walk: &Walk, entry: &Entry, line: &mut EntryLine) {
             End::NmiWalk => line.nmi_walk += 1,
             End::StateChange => line.state_changes += 1,
             End::Left => line.left += 1,
+            End::Resumed => line.resumed += 1,
             End::LeftUnchanged => line.left_unchanged += 1,
             End::Stop(name) => {
                 line.stops.insert(name.clone());
             }
+            End::Remainder(name) => {
+                line.remainders.insert(name.clone());
+            }
             End::Bug => line.bugs += 1,
         }
     }
-    line.needs_flush = entry.phase == Phase::Entry && entry.kind != Kind::WayOut;
+    line.is_in_kernel = entry.kind.in_kernel().is_some();
+    line.needs_flush =
+        entry.phase == Phase::Entry && entry.kind != Kind::WayOut && !line.is_in_kernel;
 }

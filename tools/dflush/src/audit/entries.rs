@@ -5,7 +5,9 @@
 //! Found twice: by symbol, and in the tables that the kernel fills its interrupt descriptor table
 //! from (or, in the running kernel, in that table itself). What only the tables know is reported.
 
+use super::allowlist_file::Holds;
 use super::config::Allowlist;
+use super::in_kernel;
 use super::memory::Map;
 use super::state::{GsBase, Phase, Region, State, USER_CS};
 use super::value::{Source, Stack, Value};
@@ -67,6 +69,10 @@ pub(super) enum Kind {
     Fred,
     IretFault,
     WayOut,
+    /// An event that hits the kernel.
+    InKernel {
+        says_user: bool,
+    },
 }
 
 impl Kind {
@@ -78,6 +84,15 @@ impl Kind {
             Self::Fred => "FRED",
             Self::IretFault => "fault of IRET",
             Self::WayOut => "way out",
+            Self::InKernel { .. } => "in the kernel",
+        }
+    }
+
+    /// For an event that hits the kernel: whether the state says "user" then.
+    pub(super) fn in_kernel(self) -> Option<bool> {
+        match self {
+            Self::InKernel { says_user } => Some(says_user),
+            _ => None,
         }
     }
 }
@@ -99,21 +114,21 @@ fn frame(map: &Map<'_>, with_error_code: bool, cs: Value, ip: Value) -> Result<S
     let entry = Region::Stack(Stack::Entry);
     state.store(entry, -32, -32, 8, cs);
     state.store(entry, -40, -40, 8, ip);
-    map.assume_memory(&mut state)?;
+    map.assume_memory(&mut state, Holds::UserMode)?;
     Ok(state)
 }
 
 fn system_call(map: &Map<'_>) -> Result<State> {
     let mut state = State::new(GsBase::User);
-    map.assume_memory(&mut state)?;
+    map.assume_memory(&mut state, Holds::UserMode)?;
     Ok(state)
 }
 
-/// The registers and the stack at one of the starts.
+/// The registers and the stack at one of the starts, but those of events in the kernel.
 fn state_for(map: &Map<'_>, kind: Kind, name: &str) -> Result<State> {
     let user = Value::unknown(Source::User);
     Ok(match kind {
-        Kind::SystemCall => system_call(map)?,
+        Kind::SystemCall | Kind::InKernel { .. } => system_call(map)?,
         Kind::Sysenter => {
             let mut state = system_call(map)?;
             // MSR_IA32_SYSENTER_ESP.
@@ -125,7 +140,7 @@ fn state_for(map: &Map<'_>, kind: Kind, name: &str) -> Result<State> {
             let mut state = State::new(GsBase::Kernel);
             state.set_register(Register::RSP, Value::at(Stack::Task, -48));
             state.store(Region::Stack(Stack::Task), -32, -32, 8, USER_CS);
-            map.assume_memory(&mut state)?;
+            map.assume_memory(&mut state, Holds::UserMode)?;
             state
         }
         Kind::IretFault => {
@@ -139,7 +154,7 @@ fn state_for(map: &Map<'_>, kind: Kind, name: &str) -> Result<State> {
             // The frame that copy_thread() prepares: pt_regs at the top of the stack.
             state.set_register(Register::RSP, Value::at(Stack::Task, -21 * 8));
             state.store(Region::Stack(Stack::Task), -32, -32, 8, USER_CS);
-            map.assume_memory(&mut state)?;
+            map.assume_memory(&mut state, Holds::UserMode)?;
             // It starts in kernel mode, in a task: RCU watches, state is kernel, and of the two
             // counters behind it ct_kernel_enter() made nesting 1; nmi_nesting does not matter.
             let word = map.state_word();
@@ -165,8 +180,12 @@ fn kind_of(name: &str) -> Option<Kind> {
         "entry_SYSENTER_compat" => Some(Kind::Sysenter),
         "asm_fred_entrypoint_user" => Some(Kind::Fred),
         "ret_from_fork_asm" => Some(Kind::WayOut),
-        // Reached from the stubs below, which push the vector first.
-        "asm_common_interrupt" | "asm_spurious_interrupt" => None,
+        // The first two hit the kernel only: in_kernel.rs. The others are reached from the stubs
+        // below, which push the vector first.
+        "asm_exc_double_fault"
+        | "asm_fred_entrypoint_kernel"
+        | "asm_common_interrupt"
+        | "asm_spurious_interrupt" => None,
         _ if name.starts_with("asm_exc_")
             || name.starts_with("asm_sysvec_")
             || name.starts_with("asm_int80_")
@@ -290,6 +309,10 @@ pub(super) fn find(image: &Image, map: &Map<'_>, allow: &Allowlist) -> Result<En
             });
         }
     }
+    let hit_kernel = in_kernel::find(map)?;
+    let addresses = hit_kernel.iter().flat_map(|entry| &entry.starts);
+    known.extend(addresses.map(|(address, _)| *address));
+    all.extend(hit_kernel);
     let gates = gates(image)?;
     let mut unknown = Vec::new();
     for (vector, address) in &gates {

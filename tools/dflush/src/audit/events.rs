@@ -16,10 +16,14 @@ pub(super) enum End {
     StateChange,
     /// It left for user mode, or the interrupted code, after the change.
     Left,
+    /// It went back to the kernel code that the event had interrupted.
+    Resumed,
     /// It left without a change of state.
     LeftUnchanged,
     /// It ended in a function on the list of those.
     Stop(String),
+    /// It called a function that is not audited in events that hit the kernel, and went on.
+    Remainder(String),
     /// It ended in BUG().
     Bug,
 }
@@ -37,7 +41,11 @@ pub(super) struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
     End(End),
-    Access(Access),
+    Access {
+        /// Where the instruction stands: in a thunk, which is one point of a path, not at its start.
+        at: u64,
+        access: Access,
+    },
     /// A WARN() that may go off here.
     Warning,
     Finding(Finding),

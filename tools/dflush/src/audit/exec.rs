@@ -4,12 +4,15 @@
 
 use super::memory::{Address, Class, Map};
 use super::operands::{is_immediate, operand_size, reads_descriptors, sign};
-use super::state::{Flags, Place, Region, State};
+use super::state::{Flags, GsBase, Place, Region, State};
 use super::value::{Source, Value};
 use iced_x86::{
     Instruction, InstructionInfoFactory, InstructionInfoOptions, Mnemonic as M, OpAccess, OpKind,
     Register,
 };
+
+const MSR_GS_BASE: u64 = 0xc000_0101;
+const SIGN: u64 = 1 << 31;
 
 /// One access of an instruction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -336,6 +339,7 @@ impl<'a> Executor<'a> {
                 state.set_register(i.op1_register(), a);
                 state.flags = Flags::Unknown;
             }
+            M::Rdmsr => Self::read_msr(state, at),
             M::Swapgs => state.gs = state.gs.swapped(),
             M::Wrgsbase => state.gs = self.map.gs_base(state.register(i.op0_register())),
             M::Movsb | M::Movsq | M::Stosb | M::Stosq if i.has_rep_prefix() => {
@@ -358,6 +362,21 @@ impl<'a> Executor<'a> {
             }
             _ => self.anything(i, state),
         }
+    }
+
+    /// Without FSGSBASE, user mode cannot set a negative GS base, and the kernel's is negative:
+    /// `paranoid_entry()` tells them apart by that. (With it, that branch is not run.)
+    fn read_msr(state: &mut State, at: u64) {
+        let msr = state.register(Register::RCX).truncate(4);
+        let unknown = Value::unknown(Source::Computed(at)).truncate(4);
+        let sign = |value| Value::Bits { mask: SIGN, value };
+        let high = match (msr, state.gs) {
+            (Value::Const(MSR_GS_BASE), GsBase::Kernel) => sign(SIGN).truncate(4),
+            (Value::Const(MSR_GS_BASE), GsBase::User) => sign(0).truncate(4),
+            _ => unknown,
+        };
+        state.set_register(Register::RAX, unknown);
+        state.set_register(Register::RDX, high);
     }
 
     fn load_stack(&self, rsp: Value, state: &State, at: u64) -> Value {
@@ -412,57 +431,6 @@ impl<'a> Executor<'a> {
             M::Shl | M::Shr => Flags::Unknown,
             _ => Flags::Result { value, size },
         };
-    }
-
-    /// REP MOVS and REP STOS.
-    fn string(i: &Instruction, state: &mut State) {
-        let moves = matches!(i.mnemonic(), M::Movsb | M::Movsq);
-        let element = i.memory_size().size() as u64;
-        let count = state.register(Register::RCX);
-        let unknown = Value::unknown(Source::Computed(i.ip()));
-        let (rsi, rdi) = (state.register(Register::RSI), state.register(Register::RDI));
-        if let Some(length) = count.constant().and_then(|n| n.checked_mul(element)) {
-            let length = Value::Const(length);
-            Self::copy_or_fill(moves, rdi, rsi, length, state);
-            state.set_register(Register::RDI, rdi.add(length));
-            if moves {
-                state.set_register(Register::RSI, rsi.add(length));
-            }
-        } else {
-            Self::copy_or_fill(moves, rdi, rsi, unknown, state);
-            state.set_register(Register::RDI, unknown);
-            if moves {
-                state.set_register(Register::RSI, unknown);
-            }
-        }
-        state.set_register(Register::RCX, Value::Const(0));
-    }
-
-    /// memcpy() or memset() of `length` bytes.
-    pub(super) fn copy_or_fill(
-        moves: bool,
-        to: Value,
-        from: Value,
-        length: Value,
-        state: &mut State,
-    ) {
-        let Value::Stack { stack, low, high } = to else {
-            return;
-        };
-        let most = length.max().map_or(1 << 20, |n| n.min(1 << 20)) as i64;
-        match (to.slot(), from.slot(), length.constant()) {
-            (Some(to), Some(from), Some(n)) if moves && n < 1 << 16 => {
-                state.copy(to, from, n as i64);
-            }
-            _ if most > 0 => state.store(
-                Region::Stack(stack),
-                low,
-                high + most,
-                1,
-                Value::unknown(Source::Stack),
-            ),
-            _ => {}
-        }
     }
 
     /// Everything else: what it writes is unknown afterwards.

@@ -17,6 +17,9 @@ use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
 
 /// How a path that meets no hook is reported.
 pub(super) const LEAVES: &str = "leaves without a flush";
+/// How a path is reported that goes back from an event in the kernel, but not surely to the kernel.
+pub(super) const NOT_BACK: &str =
+    "leaves an event in the kernel, and the saved CS may be user mode's";
 /// How a path is reported that has met the hook, and on which the state never says "user" again.
 pub(super) const UNCHANGED: &str = "leaves for user mode without a state change";
 const MAX_INSTRUCTION: usize = 15;
@@ -33,6 +36,8 @@ pub(super) struct Flow<'a> {
     pub(super) changing: Vec<u64>,
     /// The way in that is walked.
     pub(super) entry: String,
+    /// If it is an event in the kernel: whether the state says "user".
+    pub(super) in_kernel: Option<bool>,
     pub(super) exec: Executor<'a>,
     pub(super) receiver: u64,
     pub(super) state_word: u64,

@@ -2,7 +2,8 @@
 
 //! Where an address lies, and what a load from there gives.
 
-use super::config::{Allowlist, Yield};
+use super::allowlist_file::{Holds, Yield};
+use super::config::Allowlist;
 use super::state::{GsBase, PT_REGS, Region, State};
 use super::value::{Source, Stack, Value};
 use crate::image::Image;
@@ -292,9 +293,9 @@ impl<'a> Map<'a> {
         }
     }
 
-    /// Puts the assumed values of per-CPU variables into a state.
-    pub(super) fn assume_memory(&self, state: &mut State) -> Result<()> {
-        for memory in self.allow.memory() {
+    /// Puts the values of per-CPU variables that are assumed to hold there into a state.
+    pub(super) fn assume_memory(&self, state: &mut State, holds: Holds) -> Result<()> {
+        for memory in self.allow.memory().iter().filter(|m| m.holds >= holds) {
             let address = self.image.require(&memory.symbol)? + memory.offset;
             anyhow::ensure!(
                 self.is_per_cpu(address),

@@ -2,6 +2,7 @@
 
 //! `dflush audit`: which memory a kernel touches between user mode and the deferred flush.
 
+mod allowlist_file;
 mod attached;
 mod calls;
 mod collect;
@@ -10,6 +11,8 @@ mod entries;
 mod events;
 mod exec;
 mod flow;
+mod implicit;
+mod in_kernel;
 mod memory;
 mod module;
 mod object;
@@ -20,6 +23,7 @@ mod roles;
 mod seen;
 mod state;
 mod steps;
+mod strings;
 mod tables;
 mod track;
 mod track_memory;
@@ -81,6 +85,7 @@ fn audit(image: &Image, allow: &Allowlist) -> Result<Report> {
             .map(|name| image.require(name))
             .collect::<Result<_>>()?,
         entry: String::new(),
+        in_kernel: None,
         exec: exec::Executor::new(&map),
         receiver: image.require(&protocol.receiver)?,
         state_word: image.require(&protocol.state)? + protocol.state_offset,
@@ -90,6 +95,7 @@ fn audit(image: &Image, allow: &Allowlist) -> Result<Report> {
     let mut collected = Collected::new(Report::new(image, entries.gates, &entries.excluded));
     for entry in &entries.all {
         flow.entry.clone_from(&entry.name);
+        flow.in_kernel = entry.kind.in_kernel();
         match walk::walk(&mut flow, &entry.starts, entry.phase) {
             Ok(walk) => collected.add(&flow, entry, &walk),
             Err(error) => collected.give_up(&entry.name, &error),
@@ -129,7 +135,7 @@ fn audit(image: &Image, allow: &Allowlist) -> Result<Report> {
 fn list_attached(
     image: &Image,
     functions: &BTreeSet<u64>,
-    protocol: &config::Protocol,
+    protocol: &allowlist_file::Protocol,
     report: &mut Report,
 ) -> Result<()> {
     let names = functions

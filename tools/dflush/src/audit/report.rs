@@ -27,12 +27,17 @@ pub(super) struct EntryLine {
     pub(super) nmi_walk: usize,
     pub(super) state_changes: usize,
     pub(super) left: usize,
+    /// Went back to the code that it had interrupted.
+    pub(super) resumed: usize,
     pub(super) left_unchanged: usize,
     /// Leaves without a flush, which the allowlist has to allow.
     pub(super) left_at_once: usize,
     pub(super) bugs: usize,
     pub(super) stops: BTreeSet<String>,
+    /// Functions of events in the kernel that are not audited.
+    pub(super) remainders: BTreeSet<String>,
     pub(super) needs_flush: bool,
+    pub(super) is_in_kernel: bool,
     accesses: BTreeMap<Class, usize>,
 }
 
@@ -49,11 +54,14 @@ impl EntryLine {
             nmi_walk: 0,
             state_changes: 0,
             left: 0,
+            resumed: 0,
             left_unchanged: 0,
             left_at_once: 0,
             bugs: 0,
             stops: BTreeSet::new(),
+            remainders: BTreeSet::new(),
             needs_flush: false,
+            is_in_kernel: false,
             accesses: BTreeMap::new(),
         }
     }
@@ -65,6 +73,10 @@ impl EntryLine {
     /// A walk that meets neither hook nor any other end proves nothing, nor does one that never
     /// sees the state say "user" again, as nothing of its way out has been counted.
     pub(super) fn problem(&self, is_one_way: impl Fn(&str) -> bool) -> Option<&'static str> {
+        if self.is_in_kernel {
+            let ends = self.left + self.resumed;
+            return (ends == 0).then_some("no path goes back to the code that was interrupted");
+        }
         let hooks = self.receiver + self.nmi_walk;
         if self.needs_flush && hooks + self.left_at_once == 0 {
             return Some("no path meets the receiver or the NMI handlers");
@@ -250,17 +262,17 @@ impl Report {
             self.gates,
             self.warnings.len()
         )?;
-        let widths = [44, 13, 6, 6, 26, 8, 4, 6, 4];
+        let widths = [44, 13, 6, 6, 26, 8, 4, 6, 4, 7];
         let line = widths.map(|w| "=".repeat(w)).join("  ");
         writeln!(
             out,
-            "{line}\n{:<44}  {:<13}  points  chains  {:>26}  receiver  NMI  change  left\n{line}",
+            "{line}\n{:<44}  {:<13}  points  chains  {:>26}  receiver  NMI  change  left  resumed\n{line}",
             "way in", "kind", "paths"
         )?;
         for e in &self.entries {
             writeln!(
                 out,
-                "{:<44}  {:<13}  {:>6}  {:>6}  {:>26}  {:>8}  {:>4}  {:>6}  {:>4}",
+                "{:<44}  {:<13}  {:>6}  {:>6}  {:>26}  {:>8}  {:>4}  {:>6}  {:>4}  {:>7}",
                 e.name,
                 e.kind,
                 e.points,
@@ -269,7 +281,8 @@ impl Report {
                 e.receiver,
                 e.nmi_walk,
                 e.state_changes,
-                e.left
+                e.left,
+                e.resumed
             )?;
         }
         writeln!(out, "{line}\n")?;
@@ -293,13 +306,13 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "\n{:<44} {:>7} {:>7} {:>24} {:>5} {:>4} {:>5} {:>5} {:>5}",
-            "way in", "points", "chains", "paths", "recv", "nmi", "chg", "left", "unch"
+            "\n{:<44} {:>7} {:>7} {:>24} {:>5} {:>4} {:>5} {:>5} {:>5} {:>5}",
+            "way in", "points", "chains", "paths", "recv", "nmi", "chg", "left", "unch", "back"
         )?;
         for e in &self.entries {
             writeln!(
                 f,
-                "{:<44} {:>7} {:>7} {:>24} {:>5} {:>4} {:>5} {:>5} {:>5}",
+                "{:<44} {:>7} {:>7} {:>24} {:>5} {:>4} {:>5} {:>5} {:>5} {:>5}",
                 e.name,
                 e.points,
                 e.contexts,
@@ -308,7 +321,8 @@ impl fmt::Display for Report {
                 e.nmi_walk,
                 e.state_changes,
                 e.left,
-                e.left_unchanged
+                e.left_unchanged,
+                e.resumed
             )?;
         }
         writeln!(

@@ -72,7 +72,7 @@ pub(super) enum Flags {
 }
 
 /// Whose per-CPU base the GS segment has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum GsBase {
     User,
     Kernel,

@@ -2,16 +2,16 @@
 
 //! One application of the transfer function: where control goes, and what is seen on the way.
 
-use super::config::Effect;
+use super::allowlist_file::Effect;
 use super::events::{End, Event, Finding};
 use super::exec::Executor;
-use super::flow::{Flow, LEAVES, Next, UNCHANGED};
+use super::flow::{Flow, LEAVES, NOT_BACK, Next, UNCHANGED};
 use super::memory::Address;
-use super::state::{Phase, State};
+use super::state::{Phase, Region, State};
 use super::value::{Source, Value};
 use super::walk::{Contexts, Node};
 use anyhow::Result;
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// One application of the transfer function.
 pub(super) struct Step<'s, 'a> {
@@ -105,6 +105,9 @@ impl Step<'_, '_> {
                 ),
                 Phase::Kernel => {}
             }
+            if self.node.phase == Phase::Entry {
+                self.touch_fentry(state)?;
+            }
             let mut after = state.clone();
             after.clobber_caller_saved(ip);
             self.return_from(
@@ -122,6 +125,14 @@ impl Step<'_, '_> {
             self.end(End::Stop(name));
             return Ok(true);
         }
+        if self.flow.in_kernel.is_some()
+            && self.node.phase != Phase::Kernel
+            && let Some(name) = self.flow.name(ip, |n| allow.remainder(n))
+        {
+            self.end(End::Remainder(name));
+            self.skip(state, None);
+            return Ok(true);
+        }
         let summary = self
             .flow
             .image
@@ -133,10 +144,12 @@ impl Step<'_, '_> {
             return Ok(true);
         }
         if self.flow.is_return_thunk(ip) {
+            self.touch_pop(ip, state);
             self.return_from(state.clone(), self.node.phase);
             return Ok(true);
         }
         if let Some(register) = self.flow.indirect_thunk(ip) {
+            self.touch_thunk(state)?;
             let target = state.register(register);
             self.indirect(target, &format!("{register:?}").to_lowercase(), state, None)?;
             return Ok(true);
@@ -181,7 +194,8 @@ impl Step<'_, '_> {
                     shape: self.flow.map().describe(address),
                 };
                 if self.node.phase != Phase::Kernel {
-                    self.events.push(Event::Access(access));
+                    let at = self.node.ip;
+                    self.events.push(Event::Access { at, access });
                 }
             }
             Executor::copy_or_fill(moves, to, from, length, &mut after);
@@ -221,6 +235,7 @@ impl Step<'_, '_> {
                 ip,
                 phase,
                 stack: None,
+                gs: state.gs,
             },
             state,
         ));
@@ -230,7 +245,10 @@ impl Step<'_, '_> {
     pub(super) fn touch(&mut self, i: &Instruction, state: &State) {
         if self.node.phase != Phase::Kernel {
             let accesses = self.flow.exec.accesses(i, state);
-            self.events.extend(accesses.into_iter().map(Event::Access));
+            let at = i.ip();
+            let accesses = accesses.into_iter();
+            self.events
+                .extend(accesses.map(|access| Event::Access { at, access }));
         }
     }
 
@@ -240,7 +258,13 @@ impl Step<'_, '_> {
                 self.touch(i, state);
                 self.plain(i, state);
             }
-            FlowControl::UnconditionalBranch => self.jump(i.near_branch_target(), state),
+            FlowControl::UnconditionalBranch => {
+                let target = i.near_branch_target();
+                if self.flow.is_return_thunk(target) {
+                    self.touch_pop(i.ip(), state);
+                }
+                self.jump(target, state);
+            }
             FlowControl::ConditionalBranch => self.branch(i, state),
             FlowControl::Call if i.op0_kind() == OpKind::NearBranch64 => {
                 self.touch(i, state);
@@ -301,7 +325,8 @@ impl Step<'_, '_> {
                     self.end(End::StateChange);
                     phase = Phase::Exit;
                 }
-                Phase::Exit => self.find("protocol", "changes the state a second time"),
+                // Another round of an NMI that was latched: it comes in again.
+                Phase::Exit => phase = Phase::Entry,
             }
         }
         self.flow.exec.step(i, &mut after);
@@ -363,6 +388,10 @@ impl Step<'_, '_> {
             self.return_from(state.clone(), self.node.phase);
             return;
         }
+        if let Some(says_user) = self.flow.in_kernel {
+            self.resume(i, state, says_user);
+            return;
+        }
         match self.node.phase {
             Phase::Entry => {
                 let shape = format!("{LEAVES}, from {}", self.flow.entry);
@@ -377,6 +406,22 @@ impl Step<'_, '_> {
         }
     }
 
+    /// The end of an event in the kernel: back to the code that it has interrupted.
+    fn resume(&mut self, i: &Instruction, state: &State, says_user: bool) {
+        if !matches!(i.code(), Code::Erets) && !is_kernel_cs(state) {
+            self.find("control flow", NOT_BACK);
+        }
+        match self.node.phase {
+            Phase::Kernel if says_user => {
+                self.end(End::LeftUnchanged);
+                let shape = format!("{UNCHANGED}, from {}", self.flow.entry);
+                self.find("protocol", shape);
+            }
+            Phase::Entry | Phase::Kernel => self.end(End::Resumed),
+            Phase::Exit => self.end(End::Left),
+        }
+    }
+
     fn trap(&mut self, i: &Instruction, state: &State) {
         if self.flow.warnings.contains(i.ip()) {
             if self.node.phase != Phase::Kernel {
@@ -386,5 +431,20 @@ impl Step<'_, '_> {
         } else {
             self.end(End::Bug);
         }
+    }
+}
+
+/// Whether the CS that IRET will pop is surely not user mode's.
+fn is_kernel_cs(state: &State) -> bool {
+    const PRIVILEGE: u64 = 3;
+    let Some((stack, at)) = state.rsp().slot() else {
+        return false;
+    };
+    match state.load(Region::Stack(stack), at + 8, 1) {
+        Some(Value::Const(cs)) => cs & PRIVILEGE == 0,
+        Some(Value::Bits { mask, value }) => {
+            mask & PRIVILEGE == PRIVILEGE && value & PRIVILEGE == 0
+        }
+        _ => false,
     }
 }

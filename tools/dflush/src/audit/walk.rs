@@ -5,7 +5,7 @@
 
 use super::events::{End, Event};
 use super::flow::Flow;
-use super::state::{Phase, State};
+use super::state::{GsBase, Phase, State};
 use super::value::Stack;
 use anyhow::{Result, bail};
 use std::collections::hash_map::Entry;
@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// The stack pointer: what holds on one stack, or in one frame, must not be mixed with what
     /// holds in another.
     pub(super) stack: Option<(Stack, i64)>,
+    /// Nor what holds with user mode's GS base and what holds with the kernel's.
+    pub(super) gs: GsBase,
 }
 
 /// A chain of calls.
@@ -117,6 +119,7 @@ pub(super) fn walk(flow: &mut Flow<'_>, starts: &[(u64, State)], phase: Phase) -
             ip: *ip,
             phase,
             stack: None,
+            gs: state.gs,
         };
         reach(&mut points, &mut queue, node, state.clone(), None);
     }
@@ -175,6 +178,7 @@ pub(super) fn walk(flow: &mut Flow<'_>, starts: &[(u64, State)], phase: Phase) -
             ip: *ip,
             phase,
             stack: None,
+            gs: state.gs,
         };
         settle(node, state)
     });
@@ -233,6 +237,7 @@ fn chain(flow: &Flow<'_>, contexts: &Contexts, node: Node) -> Vec<String> {
 fn settle(node: Node, state: &State) -> Node {
     Node {
         stack: state.rsp().slot(),
+        gs: state.gs,
         ..node
     }
 }

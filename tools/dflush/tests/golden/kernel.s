@@ -2,8 +2,9 @@
 #
 # The smallest kernel that the audit understands: a system call, a page fault and an NMI, each with
 # the receiver or the NMI handlers in its way, and each with a place for something to go wrong:
-# ON_ENTRY, AFTER_ENTRY, ON_EXIT, IN_NMI and CHANGE_STATE are macros that the tests define.
-# STATIC_CALLS, JUMP_LABELS, ALTERNATIVES and GATES add entries to the tables.
+# ON_ENTRY, AFTER_ENTRY, ON_EXIT, IN_NMI, NMI_IN_KERNEL and CHANGE_STATE are macros that the tests
+# define. TEXT adds functions; STATIC_CALLS, JUMP_LABELS, ALTERNATIVES and GATES add entries to the
+# tables.
 
 	.text
 	.globl entry_SYSCALL_64, asm_exc_page_fault, asm_exc_nmi
@@ -36,9 +37,27 @@ from_kernel:
 
 	.type asm_exc_nmi, @function
 asm_exc_nmi:
+	testb	$3, 8(%rsp)
+	je	.Lnmi_in_kernel
 	swapgs
 	call	exc_nmi
 	swapgs
+	iretq
+.Lnmi_in_kernel:
+	NMI_IN_KERNEL
+	mov	$0xc0000101, %ecx		# MSR_GS_BASE
+	rdmsr
+	mov	$1, %ebx
+	test	%edx, %edx
+	js	.Lkernel_gs
+	swapgs
+	xor	%ebx, %ebx
+.Lkernel_gs:
+	call	exc_nmi
+	test	%ebx, %ebx
+	jne	.Lback
+	swapgs
+.Lback:
 	iretq
 
 	.type do_syscall, @function
@@ -87,6 +106,7 @@ __ct_user_exit:
 
 	.type vtime_user_exit, @function
 vtime_user_exit:
+	.byte	0x0f, 0x1f, 0x44, 0, 0		# ftrace makes a call of it
 	ret
 
 	.type __ct_user_enter, @function
@@ -119,6 +139,8 @@ __SCT__hook:
 	.type without_symbol, @function
 without_symbol:
 	iretq
+
+	TEXT
 
 	.data
 	.balign 8

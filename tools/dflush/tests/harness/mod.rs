@@ -4,16 +4,20 @@
 //!
 //! They are assembled and linked by GNU as and ld, which every machine that links Rust has.
 
+use dflush::audit::AuditReport;
+use dflush::image::Image;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The macros of the kernel, and what they are if the test does not say.
-const MACROS: [(&str, &str); 9] = [
+const MACROS: [(&str, &str); 11] = [
     ("ON_ENTRY", ""),
     ("AFTER_ENTRY", ""),
     ("ON_EXIT", ""),
     ("IN_NMI", ""),
+    ("NMI_IN_KERNEL", ""),
+    ("TEXT", ""),
     (
         "CHANGE_STATE",
         "lock xadd %edi, %gs:context_tracking+8(%rip)",
@@ -36,8 +40,9 @@ fn run(program: &str, arguments: &[&Path]) {
     assert!(status.success(), "{program} failed");
 }
 
-/// Builds the kernel with these macros and audits it with these additions to the allowlist.
-pub fn audit(name: &str, macros: &[(&str, &str)], allow: &str) -> Value {
+/// Builds the kernel with these macros, and with debug info if asked to. Returns it and the
+/// allowlist with these additions.
+pub fn build(name: &str, macros: &[(&str, &str)], allow: &str, debug: bool) -> (PathBuf, PathBuf) {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&directory).unwrap();
     let mut source = String::new();
@@ -52,7 +57,9 @@ pub fn audit(name: &str, macros: &[(&str, &str)], allow: &str) -> Value {
     let [s, o, elf, toml] =
         ["kernel.s", "kernel.o", "kernel", "allowlist.toml"].map(|f| directory.join(f));
     std::fs::write(&s, source).unwrap();
-    run("as", &[Path::new("-o"), &o, &s]);
+    let mut arguments = vec![Path::new("-o"), &o, &s];
+    arguments.extend(debug.then_some(Path::new("-g")));
+    run("as", &arguments);
     run(
         "ld",
         &[
@@ -68,8 +75,23 @@ pub fn audit(name: &str, macros: &[(&str, &str)], allow: &str) -> Value {
     );
     let base = std::fs::read_to_string(golden().join("allowlist.toml")).unwrap();
     std::fs::write(&toml, base + allow).unwrap();
-    let image = dflush::image::Image::open(&elf, None).unwrap();
-    let mut report = dflush::audit::run(&image, &toml).unwrap();
+    (elf, toml)
+}
+
+/// Audits a kernel.
+pub fn report_of(elf: &Path, toml: &Path) -> AuditReport {
+    let image = Image::open(elf, None).unwrap();
+    dflush::audit::run(&image, toml).unwrap()
+}
+
+/// Builds the kernel with these macros and audits it with these additions to the allowlist.
+pub fn audit(name: &str, macros: &[(&str, &str)], allow: &str) -> Value {
+    let (elf, toml) = build(name, macros, allow, false);
+    as_json(report_of(&elf, &toml))
+}
+
+/// The report as data, with `clean` added.
+pub fn as_json(mut report: AuditReport) -> Value {
     let mut value: Value = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     value["clean"] = report.is_clean().into();
     value
