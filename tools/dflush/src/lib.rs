@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dflush`: what a deferred flush relies on, checked against a kernel.
+//! `dflush`: what a deferred flush relies on, checked against a kernel, and what it does, watched
+//! on a machine.
 //!
-//! One module per subcommand; `image` is what they share.
+//! `commands` has one module per subcommand. What more than one of them needs lies beside it:
+//! `system` (the files of this machine or of a recorded one), `housekeeping` (where dflush itself
+//! may run), `module` (what the kernel module shows), `output`, and `image` (kernels as files).
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,4 +15,11 @@
 )]
 
 pub mod audit;
+pub mod commands;
+pub mod cpulist;
+pub mod housekeeping;
 pub mod image;
+pub mod module;
+pub mod output;
+pub mod system;
+mod usage;

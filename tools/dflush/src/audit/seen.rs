@@ -10,7 +10,7 @@ use super::memory::Class;
 use super::report::Report;
 use super::state::Phase;
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::BufRead;
@@ -82,6 +82,7 @@ fn fits(class: Class, seen: &str) -> bool {
 }
 
 /// An access that the audit does not know.
+#[derive(Serialize)]
 struct Objection {
     place: String,
     way: String,
@@ -91,6 +92,7 @@ struct Objection {
 }
 
 /// The result of a comparison.
+#[derive(Serialize)]
 pub struct Comparison {
     accesses: u64,
     instructions: usize,
