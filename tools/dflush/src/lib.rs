@@ -15,11 +15,16 @@
 )]
 
 pub mod audit;
+pub mod check;
 pub mod commands;
 pub mod cpulist;
 pub mod housekeeping;
 pub mod image;
 pub mod module;
 pub mod output;
+pub mod prometheus;
+pub mod status;
 pub mod system;
+pub mod text;
 mod usage;
+pub mod watch;

@@ -78,6 +78,12 @@ pub struct Control {
 }
 
 impl Control {
+    /// Whether a hook could not be removed: every interrupt is sent until the next boot.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.state.starts_with("degraded")
+    }
+
     /// Reads the control files.
     ///
     /// # Errors
@@ -253,7 +259,7 @@ impl Recent {
         Self::parse(&view(system, "recent")?)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let words = |line: &str| {
             line.split_whitespace()
                 .map(str::to_owned)
@@ -360,7 +366,35 @@ fn explain(system: &System, file: &str, error: io::Error) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Recent, Summary, parse_cpus};
+    use super::{Recent, Summary, Unavailable, explain, parse_cpus};
+    use crate::system::System;
+    use std::io::ErrorKind;
+    use std::path::Path;
+
+    #[test]
+    fn what_only_root_may_read_is_told_from_what_is_missing() {
+        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/on");
+        let system = System::below(Path::new(recorded));
+        let file = "/sys/kernel/debug/deferred_flush/recent";
+        let reason = |kind: ErrorKind| {
+            explain(&system, file, kind.into())
+                .downcast::<Unavailable>()
+                .expect("a reason")
+        };
+        assert_eq!(
+            reason(ErrorKind::PermissionDenied),
+            Unavailable::NotRoot(file.into())
+        );
+        assert!(
+            reason(ErrorKind::PermissionDenied)
+                .to_string()
+                .contains("as root")
+        );
+        assert_eq!(
+            reason(ErrorKind::NotFound),
+            Unavailable::NoFile(file.into())
+        );
+    }
 
     #[test]
     fn what_a_newer_module_adds_is_left_out() {

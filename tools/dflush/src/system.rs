@@ -52,11 +52,23 @@ impl System {
         self.root == Path::new("/")
     }
 
-    /// Where that file (an absolute path) is.
+    /// Where that file of the machine is. A relative path is none of the machine's, and stays.
     #[must_use]
     pub fn path(&self, file: impl AsRef<Path>) -> PathBuf {
         let file = file.as_ref();
-        self.root.join(file.strip_prefix("/").unwrap_or(file))
+        file.strip_prefix("/")
+            .map_or_else(|_| file.into(), |below| self.root.join(below))
+    }
+
+    /// Where that link of the machine points to, as a path of the machine; the path itself if it is
+    /// no link.
+    #[must_use]
+    pub fn follow(&self, link: impl AsRef<Path>) -> PathBuf {
+        let link = link.as_ref();
+        match (std::fs::read_link(self.path(link)), link.parent()) {
+            (Ok(target), Some(parent)) => parent.join(target),
+            _ => link.into(),
+        }
     }
 
     /// Whether that file is there.

@@ -20,7 +20,8 @@ pub(super) struct Man {
 
 impl Man {
     pub(super) fn run(&self) -> Result<Outcome> {
-        clap_mangen::generate_to(Arguments::command(), &self.output)
+        std::fs::create_dir_all(&self.output)
+            .and_then(|()| clap_mangen::generate_to(Arguments::command(), &self.output))
             .with_context(|| format!("cannot write manual pages into {}", self.output.display()))?;
         Ok(Outcome::Fine)
     }

@@ -5,7 +5,11 @@
 //! The work itself is done by the other modules of this crate.
 
 mod audit;
+mod check;
+mod export;
 mod generate;
+mod status;
+mod watch;
 
 use crate::housekeeping;
 use anyhow::Result;
@@ -28,6 +32,10 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Check(check::Arguments),
+    Status(status::Arguments),
+    Watch(watch::Arguments),
+    Export(export::Arguments),
     Audit(audit::Arguments),
     Man(generate::Man),
     Completions(generate::Completions),
@@ -69,6 +77,10 @@ impl Arguments {
         // Before anything else: threads that are started later inherit it.
         housekeeping::pin()?;
         match &self.command {
+            Command::Check(arguments) => arguments.run(),
+            Command::Status(arguments) => arguments.run(),
+            Command::Watch(arguments) => arguments.run(),
+            Command::Export(arguments) => arguments.run(),
             Command::Audit(arguments) => arguments.run(),
             Command::Man(arguments) => arguments.run(),
             Command::Completions(arguments) => arguments.run(),
