@@ -83,7 +83,7 @@ fn really_deferred(report: &Report) -> Option<String> {
 
 /// Interrupts of the purge that starts by itself.
 fn purges(state: &State) -> u64 {
-    let cause = crate::cause::Cause::FlushPurge.to_string();
+    let cause = ipi_trace::cause::Cause::FlushPurge.to_string();
     state.other_ipis.get(&cause).copied().unwrap_or(0)
 }
 
@@ -92,7 +92,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{cause::Cause, raw::PerCpu};
+    use crate::raw::PerCpu;
+    use ipi_trace::cause::Cause;
 
     fn state(flushes: u64, cal: u64, deferred: Option<(u64, u64)>) -> State {
         let per_cpu = |n: u64| PerCpu::from([(1, n), (2, n)]);

@@ -4,12 +4,10 @@
 //! they do not show what they have to.
 
 mod bar;
-mod cause;
 mod chart;
 mod raw;
 mod report;
 mod table;
-mod trace;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 

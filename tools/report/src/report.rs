@@ -7,11 +7,12 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::{
+use ipi_trace::{
     cause::{self, Cause},
-    raw::{self, PerCpu},
     trace,
 };
+
+use crate::raw::{self, PerCpu};
 
 /// The whole report.
 #[derive(Serialize)]
@@ -329,7 +330,7 @@ mod tests {
 
     #[test]
     fn groups_a_real_capture() {
-        let sends = trace::parse(include_str!("../tests/trace.txt")).unwrap();
+        let sends = trace::parse(include_str!("../../ipi-trace/tests/trace.txt")).unwrap();
         let ipis = group(Load::A, &sends, &[1, 2, 3]);
         let flush = flushes(&ipis, Load::A, &[1, 2, 3], |ipi| &ipi.cpus);
         let shared = flushes(&ipis, Load::A, &[1, 2, 3], |ipi| &ipi.shared);
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn cpus_that_are_not_isolated_are_left_out() {
-        let sends = trace::parse(include_str!("../tests/trace.txt")).unwrap();
+        let sends = trace::parse(include_str!("../../ipi-trace/tests/trace.txt")).unwrap();
         assert_eq!(group(Load::A, &sends, &[0]), []);
     }
 }

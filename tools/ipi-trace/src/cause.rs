@@ -100,6 +100,7 @@ const OWN: [&str; 2] = ["[deferred_flush]", "14deferred_flush"];
 
 impl Cause {
     /// The cause of `send`.
+    #[must_use]
     pub fn of(send: &Send) -> Self {
         let callback = send.callback.as_deref().unwrap_or_default();
         let has = |name: &str| {
@@ -146,6 +147,7 @@ impl Cause {
     }
 
     /// Is it a flush of a range of kernel addresses, by the kernel or in its place by the module?
+    #[must_use]
     pub fn is_kernel_range_flush(&self) -> bool {
         *self <= Self::Drain
     }
@@ -192,6 +194,7 @@ const MACHINERY: [&str; 14] = [
 ];
 
 /// The functions above the common machinery, innermost first: who really sent it.
+#[must_use]
 pub fn callers(send: &Send) -> Vec<String> {
     let callers: Vec<_> = send
         .stack
@@ -207,6 +210,7 @@ pub fn callers(send: &Send) -> Vec<String> {
 }
 
 /// A function's name without offset, crate hash and mangling.
+#[must_use]
 pub fn readable(function: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(symbol(function)))
 }

@@ -7,13 +7,18 @@
 //! `csd_queue_cpu` events just before. A CPU that has not yet looked at an earlier request gets no
 //! second interrupt: it is then a target that shares one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::BufRead,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
 /// One request sent to one or more CPUs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Send {
+    /// When, in nanoseconds of the trace's clock.
+    pub time_ns: u64,
     /// The part of the load that was running.
     pub part: Option<String>,
     /// Who is to be interrupted, and whether by an interrupt of this request's own.
@@ -26,32 +31,57 @@ pub struct Send {
     pub stack: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Sender<'a> {
+/// An interrupt, from the `irq_vectors` or `irq_handler_entry` events of the CPU that it came upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When, in nanoseconds of the trace's clock.
+    pub time_ns: u64,
+    /// Upon which CPU.
+    pub cpu: u32,
+    /// The event's name without `_entry`.
+    pub vector: String,
+}
+
+/// What a trace tells.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Everything that was sent, in order.
+    pub sends: Vec<Send>,
+    /// Everything that arrived, in order, if such events were recorded.
+    pub arrivals: Vec<Arrival>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Sender {
     cpu: u32,
-    task: &'a str,
+    task: String,
 }
 
 struct Event<'a> {
-    sender: Sender<'a>,
+    time_ns: u64,
+    sender: Sender,
     name: &'a str,
     fields: &'a str,
 }
 
 struct Queued {
+    time_ns: u64,
     cpu: u32,
     function: String,
     callsite: String,
 }
 
 #[derive(Default)]
-struct Parser<'a> {
+struct Parser {
+    /// Whether it is an error if events were lost.
+    strict: bool,
     sends: Vec<Send>,
+    arrivals: Vec<Arrival>,
     part: Option<String>,
     /// Requests queued by a sender for which no interrupt has been sent yet.
-    queued: HashMap<Sender<'a>, Vec<Queued>>,
+    queued: HashMap<Sender, Vec<Queued>>,
     /// Sends that wait for their stack. A sender can be interrupted, hence a list: last in, first out.
-    without_stack: HashMap<Sender<'a>, Vec<usize>>,
+    without_stack: HashMap<Sender, Vec<usize>>,
     /// The send whose stack is being read.
     reading: Option<usize>,
 }
@@ -59,19 +89,46 @@ struct Parser<'a> {
 /// Where an interrupt or exception enters the kernel.
 const INTERRUPT_ENTRIES: [&str; 3] = ["asm_sysvec_", "asm_common_interrupt", "asm_exc_"];
 
-/// Everything that was sent, in order. Fails if the trace is incomplete.
+/// Everything that was sent, in order.
+///
+/// # Errors
+///
+/// If the trace is incomplete, or a line is not as the kernel writes it.
 pub fn parse(text: &str) -> Result<Vec<Send>> {
-    let mut parser = Parser::default();
-    for (number, line) in text.lines().enumerate() {
-        parser
-            .line(line)
-            .with_context(|| format!("line {} of the trace: {line}", number + 1))?;
-    }
-    Ok(parser.finish())
+    let parser = Parser {
+        strict: true,
+        ..Parser::default()
+    };
+    Ok(parser.read(text.as_bytes())?.sends)
 }
 
-impl<'a> Parser<'a> {
-    fn line(&mut self, line: &'a str) -> Result<()> {
+/// Everything that was sent and that arrived. Events that were lost are for the caller to count.
+///
+/// # Errors
+///
+/// If it cannot be read, or a line is not as the kernel writes it.
+pub fn read(source: impl BufRead) -> Result<Trace> {
+    Parser::default().read(source)
+}
+
+impl Parser {
+    fn read(mut self, mut source: impl BufRead) -> Result<Trace> {
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            if source.read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            // A task may call itself anything.
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches('\n');
+            self.line(text)
+                .with_context(|| format!("line {number} of the trace: {text}"))?;
+        }
+        Ok(self.finish())
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
         if let Some(frame) = line.trim_start().strip_prefix("=> ") {
             if let Some(index) = self.reading {
                 self.sends[index].stack.push(frame.to_owned());
@@ -87,10 +144,15 @@ impl<'a> Parser<'a> {
         }
         self.reading = None;
         if line.starts_with('#') {
-            return check_complete(line);
+            return if self.strict {
+                check_complete(line)
+            } else {
+                Ok(())
+            };
         }
-        ensure!(!line.contains(" EVENTS]"), "events were lost");
-        if line.trim().is_empty() {
+        let is_gap = line.contains(" EVENTS]");
+        ensure!(!(is_gap && self.strict), "events were lost");
+        if is_gap || line.trim().is_empty() {
             return Ok(());
         }
         let event = event(line).context("it is not an event")?;
@@ -105,21 +167,34 @@ impl<'a> Parser<'a> {
                 self.part = event.fields.strip_prefix("load: ").map(str::to_owned);
                 Ok(())
             }
-            _ => Ok(()),
+            name => {
+                if let Some(vector) = name.strip_suffix("_entry") {
+                    self.arrivals.push(Arrival {
+                        time_ns: event.time_ns,
+                        cpu: event.sender.cpu,
+                        vector: vector.to_owned(),
+                    });
+                }
+                Ok(())
+            }
         }
     }
 
-    fn queue(&mut self, event: &Event<'a>) -> Result<()> {
+    fn queue(&mut self, event: &Event<'_>) -> Result<()> {
         let request = Queued {
+            time_ns: event.time_ns,
             cpu: field(event.fields, "cpu=", " callsite=")?.parse()?,
             callsite: field(event.fields, "callsite=", " func=")?.to_owned(),
             function: field(event.fields, "func=", " csd=")?.to_owned(),
         };
-        self.queued.entry(event.sender).or_default().push(request);
+        self.queued
+            .entry(event.sender.clone())
+            .or_default()
+            .push(request);
         Ok(())
     }
 
-    fn send(&mut self, event: &Event<'a>) -> Result<()> {
+    fn send(&mut self, event: &Event<'_>) -> Result<()> {
         let interrupted = if event.name == "ipi_send_cpu" {
             vec![field(event.fields, "cpu=", " callsite=")?.parse()?]
         } else {
@@ -127,6 +202,7 @@ impl<'a> Parser<'a> {
         };
         let callback = field(event.fields, "callback=", "\n")?;
         let mut send = Send {
+            time_ns: event.time_ns,
             part: self.part.clone(),
             targets: interrupted.iter().map(|cpu| (*cpu, true)).collect(),
             callback: (callback != "0x0").then(|| callback.to_owned()),
@@ -134,10 +210,10 @@ impl<'a> Parser<'a> {
             stack: Vec::new(),
         };
         if callback.starts_with("generic_smp_call_function") {
-            self.take_queued(event.sender, &interrupted, &mut send);
+            self.take_queued(&event.sender, &interrupted, &mut send);
         }
         self.without_stack
-            .entry(event.sender)
+            .entry(event.sender.clone())
             .or_default()
             .push(self.sends.len());
         self.sends.push(send);
@@ -145,8 +221,8 @@ impl<'a> Parser<'a> {
     }
 
     /// Move the requests that an interrupt carries from the queue into it.
-    fn take_queued(&mut self, sender: Sender<'a>, interrupted: &[u32], send: &mut Send) {
-        let Some(queue) = self.queued.get_mut(&sender) else {
+    fn take_queued(&mut self, sender: &Sender, interrupted: &[u32], send: &mut Send) {
+        let Some(queue) = self.queued.get_mut(sender) else {
             return;
         };
         // An interrupt handler may have queued and sent in between: the newest request counts.
@@ -170,11 +246,14 @@ impl<'a> Parser<'a> {
         send.callsite = callsite;
     }
 
-    fn finish(mut self) -> Vec<Send> {
+    fn finish(mut self) -> Trace {
         for request in self.queued.into_values().flatten() {
             self.sends.push(Send::shared(request, None));
         }
-        self.sends
+        Trace {
+            sends: self.sends,
+            arrivals: self.arrivals,
+        }
     }
 }
 
@@ -182,6 +261,7 @@ impl Send {
     /// A request for which no interrupt of its own was sent to anybody.
     fn shared(request: Queued, part: Option<String>) -> Self {
         Self {
+            time_ns: request.time_ns,
             part,
             targets: BTreeMap::from([(request.cpu, false)]),
             stack: vec![symbol(&request.callsite).to_owned()],
@@ -192,6 +272,7 @@ impl Send {
 }
 
 /// A symbol without its offset: `f+0x1/0x2 [module]` gives `f [module]` no more than `f`.
+#[must_use]
 pub fn symbol(text: &str) -> &str {
     text.split(['+', ' ']).next().unwrap_or(text)
 }
@@ -213,22 +294,29 @@ fn check_complete(comment: &str) -> Result<()> {
 
 /// `TASK-PID [CPU] FLAGS TIME: NAME: FIELDS`; a task's name may hold anything.
 fn event(line: &str) -> Option<Event<'_>> {
-    let (open, cpu) = line.match_indices(" [").find_map(|(at, _)| {
-        let (number, _) = line[at + 2..].split_once("] ")?;
-        Some((at, number.parse().ok()?))
-    })?;
-    let after = line[open..].split_once("] ")?.1.trim_start();
-    let (_flags, rest) = after.split_once(' ')?;
-    let (_time, rest) = rest.trim_start().split_once(": ")?;
-    let (name, fields) = rest.split_once(": ").unwrap_or((rest.trim_end(), ""));
-    Some(Event {
-        sender: Sender {
-            cpu,
-            task: line[..open].trim(),
-        },
-        name,
-        fields,
+    line.match_indices(" [").find_map(|(open, _)| {
+        let (cpu, after) = line[open + 2..].split_once("] ")?;
+        let (_flags, rest) = after.trim_start().split_once(' ')?;
+        let (time, rest) = rest.trim_start().split_once(": ")?;
+        let (name, fields) = rest.split_once(": ").unwrap_or((rest.trim_end(), ""));
+        Some(Event {
+            time_ns: nanoseconds(time)?,
+            sender: Sender {
+                cpu: cpu.parse().ok()?,
+                task: line[..open].trim().to_owned(),
+            },
+            name,
+            fields,
+        })
     })
+}
+
+/// `17.587911` -> 17,587,911,000.
+fn nanoseconds(seconds: &str) -> Option<u64> {
+    let (whole, fraction) = seconds.split_once('.')?;
+    let digits = u32::try_from(fraction.len()).ok()?;
+    let fraction = fraction.parse::<u64>().ok()? * 10u64.pow(9u32.checked_sub(digits)?);
+    Some(whole.parse::<u64>().ok()? * 1_000_000_000 + fraction)
 }
 
 /// What stands between `start` and `end`, or the end of the text.
@@ -358,6 +446,28 @@ mod tests {
         assert!(parse("CPU:1 [LOST 17 EVENTS]\n").is_err());
         assert!(parse("no event at all\n").is_err());
         assert!(parse("# entries-in-buffer/entries-written: 11/11   #P:4\n").is_ok());
+    }
+
+    #[test]
+    fn an_incomplete_trace_may_be_read_if_somebody_counts_what_was_lost() {
+        let text = "# entries-in-buffer/entries-written: 10/11   #P:4\nCPU:1 [LOST 17 EVENTS]\n";
+        assert!(read(text.as_bytes()).unwrap().sends.is_empty());
+        assert!(read("no event at all\n".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_arrives_has_a_time_and_a_cpu() {
+        let text = "  <idle>-0       [001] d.h1.    26.067761: call_function_entry: vector=252\n  \
+            <idle>-0       [001] d.h1.    26.067769: call_function_exit: vector=252\n";
+        assert_eq!(
+            read(text.as_bytes()).unwrap().arrivals,
+            [Arrival {
+                time_ns: 26_067_761_000,
+                cpu: 1,
+                vector: "call_function".into(),
+            }]
+        );
+        assert_eq!(parse(CAPTURE).unwrap()[0].time_ns, 17_587_933_000);
     }
 
     #[test]
