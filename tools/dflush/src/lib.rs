@@ -20,6 +20,7 @@ pub mod commands;
 pub mod cpulist;
 pub mod housekeeping;
 pub mod image;
+pub mod measure;
 pub mod module;
 pub mod output;
 pub mod prometheus;

@@ -8,6 +8,7 @@ mod audit;
 mod check;
 mod export;
 mod generate;
+mod measure;
 mod status;
 mod watch;
 
@@ -35,6 +36,7 @@ enum Command {
     Check(check::Arguments),
     Status(status::Arguments),
     Watch(watch::Arguments),
+    Measure(measure::Arguments),
     Export(export::Arguments),
     Audit(audit::Arguments),
     Man(generate::Man),
@@ -80,6 +82,7 @@ impl Arguments {
             Command::Check(arguments) => arguments.run(),
             Command::Status(arguments) => arguments.run(),
             Command::Watch(arguments) => arguments.run(),
+            Command::Measure(arguments) => arguments.run(),
             Command::Export(arguments) => arguments.run(),
             Command::Audit(arguments) => arguments.run(),
             Command::Man(arguments) => arguments.run(),
