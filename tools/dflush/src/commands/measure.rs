@@ -5,7 +5,7 @@
 use super::Outcome;
 use crate::cpulist::CpuList;
 use crate::measure::{self, Options};
-use crate::output::Json;
+use crate::output::{self, Json};
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
 
@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     /// The module's file, for --compare if it is not installed
     #[arg(long, value_name = "FILE", requires = "compare")]
     module: Option<PathBuf>,
+    /// Write a page with charts, which needs no network to be looked at
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     json: Json,
     /// What measure starts on each CPU
@@ -64,6 +67,9 @@ impl Arguments {
             module: self.module.clone(),
             load: self.load.clone(),
         })?;
+        if let Some(path) = &self.html {
+            output::write(path, &report.to_html()?)?;
+        }
         self.json.print(&report, &report)?;
         Ok(Outcome::of(report.is_sound()))
     }

@@ -6,9 +6,11 @@
 //! with a `spinner` on each CPU, which notes its `gaps`. `count` makes figures of that, `comparison`
 //! switches the module in between, and `report`, `text`, `html` and `chart` show it.
 
+mod chart;
 mod comparison;
 mod count;
 mod gaps;
+mod html;
 mod report;
 mod spinner;
 mod text;

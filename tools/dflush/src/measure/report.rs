@@ -3,9 +3,11 @@
 //! The whole answer. What is serialised here is the JSON.
 
 use super::count::ByCause;
+use super::html;
 use super::window::{Plan, Window};
 use crate::cpulist::CpuList;
 use crate::system::System;
+use anyhow::Result;
 use serde::Serialize;
 
 /// What `dflush measure` found.
@@ -63,6 +65,15 @@ impl Report {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// The report as one page that needs nothing but itself.
+    ///
+    /// # Errors
+    ///
+    /// If a chart cannot be drawn.
+    pub fn to_html(&self) -> Result<String> {
+        html::render(self)
     }
 
     /// The causes seen in any window, in the order of the first that has them, and for each window
