@@ -104,16 +104,14 @@ pub(super) fn causes(report: &Report) -> Result<String> {
     let windows = i32::try_from(report.windows.len())?;
     let group = windows * (BAR + 2) + 12;
     let height = 16 + group * i32::try_from(causes.len().max(1))?;
-    let total = |cause: &Option<&ByCause>| cause.map_or(0, ByCause::total);
-    let most = causes
-        .iter()
-        .flat_map(|(_, figures)| figures)
-        .map(total)
+    let total = |cause: Option<&ByCause>| cause.map_or(0, ByCause::total);
+    let most = (causes.iter().flat_map(|(_, figures)| figures))
+        .map(|figure| total(*figure))
         .max()
         .unwrap_or(0);
     let description = (causes.iter())
         .map(|(cause, figures)| {
-            let numbers: Vec<_> = figures.iter().map(|f| thousands(total(f))).collect();
+            let numbers: Vec<_> = figures.iter().map(|f| thousands(total(*f))).collect();
             format!("{cause}: {}", numbers.join(", then "))
         })
         .collect::<Vec<_>>()
@@ -127,7 +125,7 @@ pub(super) fn causes(report: &Report) -> Result<String> {
             let middle = top + windows * (BAR + 2) / 2;
             text(area, cause, (LABELS - 12, middle), (15, TEXT), HPos::Right)?;
             for (index, figure) in figures.iter().enumerate() {
-                let number = total(figure);
+                let number = total(*figure);
                 let end = LABELS + scaled(number, most, ROOM);
                 let from = top + index as i32 * (BAR + 2);
                 if number > 0 {
