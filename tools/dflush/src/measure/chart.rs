@@ -321,7 +321,8 @@ pub(super) fn time_line(report: &Report, index: usize, window: &Window) -> Resul
         }
         for part in 0..=4 {
             let x = upper.left + upper.width * part / 4;
-            let at = format!("{:.1} s", seconds * f64::from(part) / 4.0);
+            let digits = if seconds < 8.0 { 2 } else { 1 };
+            let at = format!("{:.digits$} s", seconds * f64::from(part) / 4.0);
             line(area, (x, end), (x, end + 5), OTHERS)?;
             text(area, &at, (x, end + 16), (13, FAINT), HPos::Center)?;
         }

@@ -86,13 +86,13 @@ impl Comparison {
     /// Every interrupt is sent from now on. Returns how that came about.
     pub(super) fn before(&self) -> Result<&'static str> {
         match self.original.as_deref() {
-            None => Ok("before: module not loaded"),
+            None => Ok("before (module not loaded)"),
             // It sends them all, and counts on.
-            Some("shadow") => Ok("before: mode shadow"),
-            Some("off") => Ok("before: mode off"),
+            Some("shadow") => Ok("before (mode shadow)"),
+            Some("off") => Ok("before (mode off)"),
             Some(_) => {
                 set_mode("off")?;
-                Ok("before: mode off")
+                Ok("before (mode off)")
             }
         }
     }
@@ -108,7 +108,7 @@ impl Comparison {
             state == "on",
             "the module was switched on, and its state is '{state}': nothing would be deferred"
         );
-        Ok("after: mode on")
+        Ok("after (mode on)")
     }
 
     fn load(&self) -> Result<()> {

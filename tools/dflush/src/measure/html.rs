@@ -24,8 +24,8 @@ p { margin: 4px 0 8px; }
 section, .card { background: #fff; border: 1px solid #dee2e6; border-radius: 8px; }
 section { padding: 16px 20px; margin: 16px 0; }
 .cards { display: flex; flex-wrap: wrap; gap: 16px; margin: 16px 0; }
-.card { flex: 1 1 180px; padding: 12px 16px; }
-.card b { display: block; font-size: 1.6em; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.card { flex: 1 1 200px; padding: 12px 16px; }
+.card b { display: block; font-size: 1.35em; line-height: 1.4; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .fault { border-left: 6px solid #b02a37; }
 svg { display: block; width: 100%; height: auto; }
 .key { display: inline-block; width: 14px; height: 14px; margin: 0 6px 0 0; vertical-align: -2px; border-radius: 3px; }
@@ -202,7 +202,7 @@ fn table(
 fn per_cpu_head(report: &Report, first: &str) -> Vec<String> {
     let mut head = vec![first.to_owned()];
     for window in &report.windows {
-        let short = window.label.split(':').next().unwrap_or_default();
+        let short = window.label.split(" (").next().unwrap_or_default();
         head.extend(
             report
                 .cpu_numbers
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn the_page_is_well_formed_and_needs_nothing_else() {
-        for labels in [&["as it is"][..], &["before: mode off", "after: mode on"]] {
+        for labels in [&["as it is"][..], &["before (mode off)", "after (mode on)"]] {
             for observe in [false, true] {
                 let page = page(labels, observe);
                 check_is_alone(&page);

@@ -147,7 +147,7 @@ impl Report {
     fn comparison(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\n{:LABEL$}", "all CPUs together")?;
         for window in &self.windows {
-            let short = window.label.split(':').next().unwrap_or_default();
+            let short = window.label.split(" (").next().unwrap_or_default();
             write!(f, "{short:>COLUMN$}")?;
         }
         writeln!(f)?;
