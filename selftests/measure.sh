@@ -101,7 +101,7 @@ compares() {
 	before=$(flushes before) after=$(flushes after)
 	note "the first CPU got ${before:-0} flushes before, ${after:-0} after"
 	[ "${before:-0}" -ge $((ROUNDS * 8 / 10)) ] && [ "${after:-0}" -le $((ROUNDS / 10)) ] && ! is_loaded &&
-		grep -q 'spared these CPUs' "$SCRATCH/text" && grep -q '<svg role' "$SCRATCH/page.html"
+		grep -q 'spared its CPUs' "$SCRATCH/text" && grep -q '<svg role' "$SCRATCH/page.html"
 }
 
 tells_what_shadow_mode_would_spare() {

@@ -120,9 +120,10 @@ fn findings(window: &Window) -> Vec<String> {
     let mut findings = Vec::new();
     match mode {
         Some("on") => findings.push(format!(
-            "{label}: the module spared these CPUs {} interrupts; {deferrable} flushes of the same \
-             kind were sent",
-            thousands(window.counted("deferred"))
+            "{label}: the module spared its CPUs {} interrupts; {} of the same kind were sent to those \
+             measured",
+            thousands(window.counted("deferred")),
+            thousands(deferrable)
         )),
         Some("shadow") => findings.push(format!(
             "{label}: in shadow mode every interrupt is sent; mode on would have spared at least one \
