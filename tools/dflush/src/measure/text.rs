@@ -8,7 +8,7 @@ use super::window::Window;
 use std::fmt;
 
 const LABEL: usize = 46;
-const COLUMN: usize = 10;
+const COLUMN: usize = 12;
 
 /// More CPUs than that are shown as one sum.
 const MOST_CPUS: usize = 8;
