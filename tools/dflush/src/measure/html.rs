@@ -24,7 +24,7 @@ p { margin: 4px 0 8px; }
 section, .card { background: #fff; border: 1px solid #dee2e6; border-radius: 8px; }
 section { padding: 16px 20px; margin: 16px 0; }
 .cards { display: flex; flex-wrap: wrap; gap: 16px; margin: 16px 0; }
-.card { flex: 1 1 200px; padding: 12px 16px; }
+.card { flex: 1 1 160px; padding: 12px 16px; }
 .card b { display: block; font-size: 1.35em; line-height: 1.4; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .fault { border-left: 6px solid #b02a37; }
 svg { display: block; width: 100%; height: auto; }
