@@ -37,27 +37,30 @@ number() {
 }
 
 # What trace-cmd recorded in the tool's window, as 'NUMBER CPU' with the tool's CPUs.
-# $1: the events to look at.
+# It prints a mask as a list of CPUs. $1: the events to look at.
 recorded() {
-	local start end line time cpu mask
-	start=$(number start_ns) end=$(number end_ns)
-	trace-cmd report -t -i "$SCRATCH/trace.dat" 2>/dev/null | grep -E ": *($1):" | while read -r line; do
-		time=$(sed -E 's/.* ([0-9]+)\.([0-9]{9}): +ipi_.*/\1\2/' <<<"$line")
-		if [ "$time" -lt "$start" ] || [ "$time" -ge "$end" ]; then
-			continue
-		fi
-		case $line in
-		*ipi_send_cpumask:*)
-			mask=$(sed -E 's/.*cpumask=([0-9a-f]+,)*([0-9a-f]+) .*/\2/' <<<"$line")
-			for ((cpu = 1; cpu < 32; cpu++)); do
-				if ((16#$mask >> cpu & 1)); then
-					echo "$cpu"
-				fi
-			done
-			;;
-		*) sed -E 's/.*: +cpu=([0-9]+) .*/\1/' <<<"$line" ;;
-		esac
-	done | grep -v '^0$' | sort -n | uniq -c | awk '{ print $1, $2 }'
+	trace-cmd report -t -i "$SCRATCH/trace.dat" 2>/dev/null |
+		awk -v start="$(number start_ns)" -v end="$(number end_ns)" -v events="^($1):\$" '
+			{
+				for (i = 2; i < NF && $i !~ events; i++)
+					;
+				time = $(i - 1)
+				if ($i !~ events || time !~ /^[0-9]+\.[0-9]+:$/)
+					next
+				sub(/\./, "", time)
+				if (time + 0 < start + 0 || time + 0 >= end + 0)
+					next
+				for (i++; i < NF && $i !~ /^cpu(mask)?=/; i++)
+					;
+				parts = split(substr($i, index($i, "=") + 1), part, ",")
+				for (p = 1; p <= parts; p++) {
+					ends = split(part[p], bound, "-")
+					for (cpu = bound[1] + 0; cpu <= bound[ends] + 0; cpu++)
+						if (cpu > 0)
+							sent[cpu]++
+				}
+			}
+			END { for (cpu in sent) print sent[cpu], cpu }' | sort -k 2n
 }
 
 # The tool's sums, likewise: the CPUs are 1, 2 and so on.
