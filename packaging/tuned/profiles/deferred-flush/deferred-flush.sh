@@ -1,0 +1,30 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What tuned calls for the profile deferred-flush: start, stop or verify. The profile's
+# variables are in the environment.
+
+set -euo pipefail
+
+control=/sys/kernel/deferred_flush
+mode=${TUNED_deferred_flush_mode:-shadow}
+
+die() {
+	echo "deferred-flush: $*" >&2
+	exit 1
+}
+
+case ${1:-} in
+start)
+	[ -d "$control" ] || modprobe deferred_flush ||
+		die "the module cannot be loaded; the kernel's log has the reason"
+	echo "$mode" >"$control/mode" || die "mode '$mode' is refused; the kernel's log has the reason"
+	;;
+stop)
+	[ ! -d "$control" ] || echo off >"$control/mode"
+	;;
+verify)
+	[ "$(cat "$control/state")" = "$mode" ] ||
+		die "the state is '$(cat "$control/state" 2>&1)', not '$mode'"
+	;;
+esac
