@@ -107,6 +107,13 @@ uninstall: ## remove the installed module
 	rm -f $(INSTALL_MOD_PATH)/lib/modules/$(INSTALL_RELEASE)/updates/$(MODULE).ko*
 	$(INSTALL_DEPMOD)
 
+.PHONY: deb test-packages
+deb: ## build the Debian packages deferred-flush-dkms and dflush into out/deb/
+	scripts/deb
+
+test-packages: ## install, upgrade, remove and purge them in a Debian system in a VM
+	scripts/test-packages
+
 .PHONY: clean
 clean: ## remove out/
 	rm -rf $(OUT)
