@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What tuned calls for the profile deferred-flush: start, stop or verify. The profile's
-# variables are in the environment.
+# What tuned calls for the profile deferred-flush: start, stop or verify.
 
 set -euo pipefail
 
 control=/sys/kernel/deferred_flush
-mode=${TUNED_deferred_flush_mode:-shadow}
+variables=${DEFERRED_FLUSH_VARIABLES:-/etc/tuned/deferred-flush-variables.conf}
+mode=$(sed -n 's/^deferred_flush_mode=//p' "$variables" 2>/dev/null | tail -n 1)
+: "${mode:=shadow}"
 
 die() {
 	echo "deferred-flush: $*" >&2
