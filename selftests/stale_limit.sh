@@ -72,6 +72,22 @@ all_are_interrupted() {
 	return 1
 }
 
+# they_expire BOUND: all CPUs owe a flush, and each is interrupted, once. Something else
+# may make one flush before, so try a few times.
+they_expire() {
+	local tries
+	bound=$1
+	for tries in {1..4}; do
+		if all_are_interrupted $((bound / 1000)); then
+			return 0
+		fi
+		[ $(($(summary expired) - EXPIRED)) -le "$CPUS" ] || return 1
+		note "again, after try $tries"
+		owe_for 0 "$bound" || return 1
+	done
+	return 1
+}
+
 once_each() {
 	[ $(($(summary expired) - EXPIRED)) -eq "$CPUS" ]
 }
@@ -119,7 +135,7 @@ keeps_limit_after_suspension() {
 		sleep 0.1
 	done
 	set_limit 2000
-	owe_for 0 2000 && all_are_interrupted $((bound / 1000))
+	owe_for 0 2000 && they_expire "$bound"
 }
 
 begin 10
@@ -130,10 +146,10 @@ check "stale limit: none by default" test "$(cat "$LIMIT")" = 0
 hold_cpus "$NOHZ_FULL"
 check "stale limit: without one a CPU goes on owing its flush" owe_for 1
 set_limit 500
-check "stale limit: one that is set later counts what is owed already" all_are_interrupted 0
+check "stale limit: one that is set later counts what is owed already" they_expire 500
 set_limit 5000
 check "stale limit: not before its time" owe_for 1 5000
-check "stale limit: CPUs are interrupted when it passes" all_are_interrupted $((bound / 1000))
+check "stale limit: CPUs are interrupted when it passes" they_expire "$bound"
 sleep $((bound / 1000 + 1))
 check "stale limit: once each, and not again" once_each
 check "stale limit: kept after a suspension" keeps_limit_after_suspension
