@@ -11,6 +11,8 @@
 # or stand within single quotes. Those that are marked as not to be run are counted,
 # those marked as slow run with "slow" only, and then nothing else does.
 #
+# The tool dflush is that of out/tools/, which scripts/test builds.
+#
 # 'make TARGET' is not run: continuous integration does that. The target has to
 # exist. A 'sleep' takes a moment only, but with "slow".
 
@@ -34,6 +36,9 @@ pages=(CONTRIBUTING.md Documentation/{tuning,watching,troubleshooting,faq,securi
 make_scratch() {
 	mkdir -p "$scratch/out"
 	ln -s "$(dirname "$DFLUSH_MODULE")" "$scratch/out/module"
+	# Not the selftests' own program of that name.
+	mkdir -p "$work/bin"
+	ln -s "${DFLUSH_TOOL:-$source_tree/out/tools/release/dflush}" "$work/bin/dflush"
 	local file
 	for file in Documentation README.md Makefile scripts tools selftests; do
 		ln -s "$source_tree/$file" "$scratch/$file"
@@ -124,6 +129,8 @@ run_page() {
 	[ ! -s "$blocks/errors" ] || sed 's/^/failed: /' "$blocks/errors"
 	# Like the shell of whoever types this in.
 	set +eu
+	unset -f dflush
+	PATH=$work/bin:$PATH
 	if [ "$slow" = no ]; then
 		# Called by the pages.
 		# shellcheck disable=SC2317
