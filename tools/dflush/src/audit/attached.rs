@@ -35,25 +35,26 @@ fn on_paths(enabled: &str, kprobes: &str, functions: &BTreeSet<String>) -> Vec<A
     let mut attached = Vec::new();
     for line in enabled.lines() {
         let mut words = line.split_whitespace();
-        if let Some(name) = words.next()
-            && functions.contains(name)
-        {
-            attached.push(Attached {
-                function: name.into(),
-                what: format!("ftrace: {}", words.collect::<Vec<_>>().join(" ")),
-            });
+        if let Some(name) = words.next() {
+            if functions.contains(name) {
+                attached.push(Attached {
+                    function: name.into(),
+                    what: format!("ftrace: {}", words.collect::<Vec<_>>().join(" ")),
+                });
+            }
         }
     }
     for line in kprobes.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
-        if let [_, _, place, ..] = words[..]
-            && let Some(name) = place.split('+').next()
-            && functions.contains(name)
-        {
-            attached.push(Attached {
-                function: name.into(),
-                what: format!("kprobe: {}", words[1..].join(" ")),
-            });
+        if let [_, _, place, ..] = words[..] {
+            if let Some(name) = place.split('+').next() {
+                if functions.contains(name) {
+                    attached.push(Attached {
+                        function: name.into(),
+                        what: format!("kprobe: {}", words[1..].join(" ")),
+                    });
+                }
+            }
         }
     }
     attached

@@ -90,11 +90,11 @@ pub(super) fn find(map: &Map<'_>) -> Result<Vec<Entry>> {
             let mut starts = Vec::new();
             for gs in gate.bases(says_user) {
                 starts.push((address, interrupted(map, gate, *gs, says_user)?));
-                if function == "asm_exc_nmi"
-                    && let Some(repeat) = map.image.symbols.address("repeat_nmi")
-                {
-                    // A nested NMI makes the IRET of the first one lead there.
-                    starts.push((repeat, repeated(map, *gs, says_user)?));
+                if function == "asm_exc_nmi" {
+                    if let Some(repeat) = map.image.symbols.address("repeat_nmi") {
+                        // A nested NMI makes the IRET of the first one lead there.
+                        starts.push((repeat, repeated(map, *gs, says_user)?));
+                    }
                 }
             }
             all.push(Entry {

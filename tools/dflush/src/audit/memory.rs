@@ -187,17 +187,17 @@ impl<'a> Map<'a> {
     pub(super) fn load(&self, address: Address, size: usize, state: &State, at: u64) -> Value {
         let bound = |source| Value::unknown(source).truncate(size);
         if let Some(variable) = self.per_cpu_variable(address) {
-            if size == 8
-                && let Some((index, yields)) = self.pointers.get(&variable)
-            {
-                self.allow.use_pointer(*index);
-                return match yields {
-                    Yield::Task => Value::Task(0),
-                    Yield::PerCpuOffset => Value::PerCpu(0),
-                    Yield::TaskStackTop => Value::at(Stack::Task, 0),
-                    Yield::EntryStackTop => Value::at(Stack::Entry, 0),
-                    Yield::IrqStackTop => Value::at(Stack::Irq, 0),
-                };
+            if size == 8 {
+                if let Some((index, yields)) = self.pointers.get(&variable) {
+                    self.allow.use_pointer(*index);
+                    return match yields {
+                        Yield::Task => Value::Task(0),
+                        Yield::PerCpuOffset => Value::PerCpu(0),
+                        Yield::TaskStackTop => Value::at(Stack::Task, 0),
+                        Yield::EntryStackTop => Value::at(Stack::Entry, 0),
+                        Yield::IrqStackTop => Value::at(Stack::Irq, 0),
+                    };
+                }
             }
             let known = i64::try_from(variable.wrapping_sub(self.per_cpu.0))
                 .ok()
@@ -212,12 +212,14 @@ impl<'a> Map<'a> {
         }
         match (address.fixed, address.variable) {
             (Value::Const(a), None) if self.is_image(a) => {
-                if size == 8
-                    && let Some(symbol) = self.image.symbols.at(a)
-                    && self.allow.image_pointer(&symbol.name, a - symbol.address)
-                    && let Ok(value) = self.image.u64(a)
-                {
-                    return Value::Const(value);
+                if size == 8 {
+                    if let Some(symbol) = self.image.symbols.at(a) {
+                        if self.allow.image_pointer(&symbol.name, a - symbol.address) {
+                            if let Ok(value) = self.image.u64(a) {
+                                return Value::Const(value);
+                            }
+                        }
+                    }
                 }
                 bound(Source::Image(a))
             }
@@ -247,11 +249,12 @@ impl<'a> Map<'a> {
             }
         } else if let (Register::GS, Value::Const(a)) | (_, Value::PerCpu(a)) =
             (address.segment, address.fixed)
-            && self.is_per_cpu(a)
         {
             // At an index: it may be any of them. (With no variable to start from it is a
             // pointer, to dynamic memory.)
-            state.store(Region::PerCpu, 0, i64::MAX, 1, value);
+            if self.is_per_cpu(a) {
+                state.store(Region::PerCpu, 0, i64::MAX, 1, value);
+            }
         } else if let Value::Stack { stack, low, high } = address.fixed {
             let reach = address.variable.map_or(Some(0), Value::max).unwrap_or(0);
             let high = high.saturating_add_unsigned(reach.min(1 << 20));

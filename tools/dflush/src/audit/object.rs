@@ -45,13 +45,12 @@ type Variables = HashMap<SectionIndex, Vec<(u64, String)>>;
 fn variables(file: &object::File<'_>) -> Variables {
     let mut all = Variables::new();
     for symbol in file.symbols() {
-        if let (Some(section), Ok(name)) = (symbol.section_index(), symbol.name())
-            && !name.is_empty()
-            && matches!(symbol.kind(), SymbolKind::Data | SymbolKind::Text)
-        {
-            all.entry(section)
-                .or_default()
-                .push((symbol.address(), name.into()));
+        if let (Some(section), Ok(name)) = (symbol.section_index(), symbol.name()) {
+            if !name.is_empty() && matches!(symbol.kind(), SymbolKind::Data | SymbolKind::Text) {
+                all.entry(section)
+                    .or_default()
+                    .push((symbol.address(), name.into()));
+            }
         }
     }
     for list in all.values_mut() {

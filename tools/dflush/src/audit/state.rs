@@ -144,9 +144,10 @@ impl State {
 
     fn forget(&mut self, changed: Place) {
         if let Flags::Difference { place, .. } | Flags::Conjunction { place, .. } = &mut self.flags
-            && *place == Some(changed)
         {
-            *place = None;
+            if *place == Some(changed) {
+                *place = None;
+            }
         }
     }
 
@@ -406,16 +407,15 @@ type Outcome = (Option<bool>, Option<bool>, Option<bool>, Option<bool>);
 
 fn difference(a: Value, b: Value, size: usize) -> Outcome {
     // There are several entry and exception stacks, but one of each of the others.
-    if let (Some(a), Some(b)) = (a.slot(), b.slot())
-        && a.0 == b.0
-        && a.0 != Stack::Entry
-    {
-        return (Some(a.1 == b.1), Some(a.1 < b.1), None, Some(a.1 < b.1));
+    if let (Some(a), Some(b)) = (a.slot(), b.slot()) {
+        if a.0 == b.0 && a.0 != Stack::Entry {
+            return (Some(a.1 == b.1), Some(a.1 < b.1), None, Some(a.1 < b.1));
+        }
     }
-    if let (Value::Stack { stack: x, .. }, Value::Stack { stack: y, .. }) = (a, b)
-        && x != y
-    {
-        return (Some(false), None, None, None);
+    if let (Value::Stack { stack: x, .. }, Value::Stack { stack: y, .. }) = (a, b) {
+        if x != y {
+            return (Some(false), None, None, None);
+        }
     }
     match (a.truncate(size), b.truncate(size)) {
         (Value::Const(x), Value::Const(y)) => {

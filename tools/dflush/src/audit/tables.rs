@@ -107,12 +107,13 @@ impl CallGraph {
                 for i in Decoder::with_ip(64, &bytes, replacement.start, DecoderOptions::NONE) {
                     if i.op0_kind() == OpKind::NearBranch64
                         && starts.contains(&i.near_branch_target())
-                        && let Some(home) = starts.range(..=*site).next_back()
                     {
-                        callers
-                            .entry(i.near_branch_target())
-                            .or_default()
-                            .insert(*home);
+                        if let Some(home) = starts.range(..=*site).next_back() {
+                            callers
+                                .entry(i.near_branch_target())
+                                .or_default()
+                                .insert(*home);
+                        }
                     }
                 }
             }

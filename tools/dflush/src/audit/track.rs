@@ -227,9 +227,10 @@ impl<'a> Tracker<'a> {
                     | OpAccess::CondWrite
                     | OpAccess::ReadWrite
                     | OpAccess::ReadCondWrite
-            ) && let Some(n) = number(used.register())
-            {
-                self.registers[n] = Value::Unknown;
+            ) {
+                if let Some(n) = number(used.register()) {
+                    self.registers[n] = Value::Unknown;
+                }
             }
         }
         if i.op_count() > 0 && i.op0_kind() == OpKind::Register && i.mnemonic() != M::Xchg {

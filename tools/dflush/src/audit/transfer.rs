@@ -125,13 +125,12 @@ impl Step<'_, '_> {
             self.end(End::Stop(name));
             return Ok(true);
         }
-        if self.flow.in_kernel.is_some()
-            && self.node.phase != Phase::Kernel
-            && let Some(name) = self.flow.name(ip, |n| allow.remainder(n))
-        {
-            self.end(End::Remainder(name));
-            self.skip(state, None);
-            return Ok(true);
+        if self.flow.in_kernel.is_some() && self.node.phase != Phase::Kernel {
+            if let Some(name) = self.flow.name(ip, |n| allow.remainder(n)) {
+                self.end(End::Remainder(name));
+                self.skip(state, None);
+                return Ok(true);
+            }
         }
         let summary = self
             .flow
@@ -224,10 +223,11 @@ impl Step<'_, '_> {
             .map()
             .load(slot, 8, &state, self.node.ip)
             .constant()
-            && address != ip
         {
-            self.find("control flow", "the return address has been changed");
-            return;
+            if address != ip {
+                self.find("control flow", "the return address has been changed");
+                return;
+            }
         }
         self.next.push((
             Node {

@@ -265,12 +265,13 @@ fn reach(
         );
         true
     };
-    if changed
-        && let Some(point) = points.get_mut(&node)
-        && !point.is_queued
-    {
-        point.is_queued = true;
-        queue.push_back(node);
+    if changed {
+        if let Some(point) = points.get_mut(&node) {
+            if !point.is_queued {
+                point.is_queued = true;
+                queue.push_back(node);
+            }
+        }
     }
 }
 
